@@ -1,0 +1,1 @@
+"""Changes chosen to make a network err."""

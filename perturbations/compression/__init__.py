@@ -1,0 +1,1 @@
+"""What storing an image in fewer bits does to it."""

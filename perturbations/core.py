@@ -1,0 +1,411 @@
+"""The words every perturbation is written in: Observation, Victim, Perturbation, and the catalogue that finds them.
+
+One perturbation is one file in a family folder here, or in another package that names it under the entry-point group
+`robustastro.perturbations`. The decorators `@corruption` and `@attack` register the function; nothing else is edited.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import math
+import pkgutil
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+
+import perturbations
+from perturbations.draws import Draws
+from perturbations.errors import BrokenPromise, InputError, unknown_name
+from perturbations.exposure import Exposure
+
+ENTRY_POINTS = "robustastro.perturbations"
+KINDS, SPACES, NORMS = ("corruption", "attack"), ("flux", "input"), ("L0", "L2", "Linf")
+ACCESS = ("none", "logits", "gradient")
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Images with the exposure that made them.
+
+    Parameters
+    ----------
+    flux : (N, C, H, W) float32, sky-subtracted electrons per pixel of the reference exposure.
+    exposure : its Exposure; one band per channel.
+    mask : (N, C, H, W) or (N, 1, H, W) bool, True where the pixel holds no measurement; or None.
+    """
+
+    flux: torch.Tensor
+    exposure: Exposure
+    mask: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.flux.ndim != 4 or self.flux.dtype != torch.float32:
+            raise InputError(
+                f"flux of shape {tuple(self.flux.shape)} and dtype {self.flux.dtype}",
+                "(N, C, H, W) float32",
+                "convert the images before making an Observation",
+            )
+        if self.flux.shape[1] != len(self.exposure.bands):
+            raise InputError(
+                f"{self.flux.shape[1]} channels with an exposure of bands {', '.join(self.exposure.bands)}",
+                "one band per channel",
+                "name as many bands as the image has",
+            )
+
+    def replace(self, flux: torch.Tensor, exposure: Exposure | None = None) -> Observation:
+        """The same sky with another flux and, if given, another exposure."""
+        return Observation(flux, exposure or self.exposure, self.mask)
+
+
+@runtime_checkable
+class Victim(Protocol):
+    """What an attack may see of a model, for one batch of images.
+
+    `box` is (low, high), each broadcastable to the images: the values an attack may write. A victim may also offer
+    `logits_at(which, positions, values)`: logits (M, K) of the batch's images `which` (M,) with the pixels
+    `positions` (M, k, 2) (row, column) set to `values` (M, k, C).
+    """
+
+    classes: int
+    box: tuple[torch.Tensor, torch.Tensor]
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, K) of images (N, C, H, W) in input space."""
+        ...
+
+    def gradient(self, x: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """d(sum of loss(logits(x)))/dx, like x; `loss` maps logits (N, K) to (N,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack returns.
+
+    Parameters
+    ----------
+    images : (N, C, H, W), the perturbed images; clean ones where the attack gave up.
+    success : (N,) bool, the attack's own claim; the engine measures its own.
+    queries : (N,) int64, forward passes spent on each image.
+    details : further tensors or lists of length N (pixel positions, values).
+    """
+
+    images: torch.Tensor
+    success: torch.Tensor
+    queries: torch.Tensor
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One entry of the catalogue. Frozen; made by `@corruption` and `@attack`.
+
+    Parameters
+    ----------
+    name, family : the function's name, and the folder it lies in.
+    kind : "corruption" (nature or a pipeline) or "attack" (chosen to make the network err).
+    space : "flux" (an Observation) or "input" (what the network sees, in [0, 1]).
+    parameter, unit : what the strength is, and its unit ("1" where it has none).
+    ladder : one to five strengths from mild to severe; the severity is the rung, 1 to 5.
+    identity : the strength that returns the input bit for bit, or None with `no_identity` saying why.
+    source : where the ladder comes from.
+    version : raised when the same strength gives other numbers.
+    norm : the norm that an attack's strength bounds: "L0" (pixels), "L2" or "Linf" (input units), or None.
+    access : what it needs of the model: "none", "logits" or "gradient".
+    options : names and defaults of the function's keyword-only arguments.
+    function : the function itself.
+    scope, replay : "galaxy", unless it is fitted on a set, or repeats only for the same batches.
+    """
+
+    name: str
+    family: str
+    kind: Literal["corruption", "attack"]
+    space: Literal["flux", "input"]
+    parameter: str
+    unit: str
+    ladder: tuple[float, ...]
+    identity: float | None
+    source: str
+    version: int
+    norm: str | None
+    access: str
+    options: Mapping[str, Any]
+    function: Callable[..., Any]
+    no_identity: str = ""
+    scope: Literal["galaxy", "set"] = "galaxy"
+    replay: Literal["galaxy", "batch"] = "galaxy"
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise InputError(f"perturbation '{self.name}': {problem}", "see CONTRIBUTING.md", "correct its decorator")
+
+    def facts(self) -> dict[str, Any]:
+        """What `robustastro list perturbations --json` prints."""
+        names = "name family kind space parameter unit ladder identity norm access source version".split()
+        return {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in names} | {
+            "options": dict(self.options)
+        }
+
+    def severity(self, strength: float) -> int | None:
+        """The rung (1 to 5) of a strength, or None where it is between rungs."""
+        return self.ladder.index(strength) + 1 if strength in self.ladder else None
+
+    def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option with its value: the given ones, converted and checked, over the defaults."""
+        import pydantic
+
+        hints = typing.get_type_hints(self.function)
+        resolved = dict(self.options)
+        for name, value in options.items():
+            if name not in self.options:
+                raise unknown_name(f"option of {self.name}", name, self.options)
+            try:
+                resolved[name] = pydantic.TypeAdapter(hints[name]).validate_python(value)
+            except pydantic.ValidationError as problem:
+                raise InputError(
+                    f"{self.name} option {name} = {value!r}",
+                    problem.errors()[0]["msg"],
+                    f"the default is {self.options[name]!r}",
+                ) from None
+        return resolved
+
+    def __call__(self, sky: Any, strength: float, draws: Draws, **options: Any) -> Any:
+        """Apply a corruption and measure that it kept its promises.
+
+        Parameters
+        ----------
+        sky : Observation (flux space) or images (N, C, H, W) float32 in [0, 1] (input space). Not modified.
+        strength : in the perturbation's unit.
+        draws : one galaxy id per image.
+
+        Raises
+        ------
+        InputError : an image without an exposure for a flux perturbation; a strength or option out of range.
+        BrokenPromise : the function changed its input, or its output has another shape, dtype or is not finite.
+        """
+        if self.kind != "corruption":
+            raise InputError(f"'{self.name}' is an attack", "a corruption", f"call run_attack with '{self.name}'")
+        if (self.space == "flux") != isinstance(sky, Observation):
+            raise refusal(self) if self.space == "flux" else InputError(
+                f"'{self.name}' given an Observation", "images in [0, 1]", "apply the model's stretch first"
+            )
+        before = sky.flux if isinstance(sky, Observation) else sky
+        kept = before.clone()
+        result = self.function(sky, float(strength), self._draws(draws, len(before)), **self.resolve(options))
+        _same_bits(self, before, kept, "its input")
+        after = result.flux if isinstance(result, Observation) else result
+        _well_formed(self, kept, after)
+        if self.space == "input" and not bool(((after >= 0) & (after <= 1)).all()):
+            raise BrokenPromise(f"{self.name} returned values outside [0, 1]")
+        return result
+
+    def run_attack(
+        self,
+        x: torch.Tensor,
+        labels: torch.Tensor,
+        victim: Victim,
+        strength: float,
+        draws: Draws,
+        **options: Any,
+    ) -> AttackResult:
+        """Run an attack and measure that it kept its promises: shape, finiteness, box, and the norm budget.
+
+        Parameters
+        ----------
+        x : images (N, C, H, W) float32 in input space. Not modified.
+        labels : (N,) int64, the true classes.
+        victim : the model, bound to these images.
+        strength : the budget, in `norm`.
+        draws : one galaxy id per image, purpose "attack".
+        """
+        if self.kind != "attack":
+            raise InputError(f"'{self.name}' is a corruption", "an attack", "call it directly")
+        kept = x.clone()
+        result = self.function(
+            x, labels, victim, float(strength), self._draws(draws, len(x)), **self.resolve(options)
+        )
+        _same_bits(self, x, kept, "its input")
+        _well_formed(self, kept, result.images)
+        low, high = victim.box
+        if bool(((result.images < low) | (result.images > high)).any()):
+            raise BrokenPromise(f"{self.name} left the allowed box")
+        spent = distance(result.images, kept, self.norm)
+        if spent is not None and bool((spent > strength * (1 + 1e-5)).any()):
+            raise BrokenPromise(f"{self.name} spent {float(spent.max()):.6g} of a {self.norm} budget of {strength:g}")
+        return result
+
+    def _draws(self, draws: Draws, images: int) -> Draws:
+        if len(draws) != images:
+            raise InputError(f"{len(draws)} galaxy ids for {images} images", "one id per image", "pass matching draws")
+        return draws.scoped(self.name, self.version)
+
+
+def distance(x: torch.Tensor, clean: torch.Tensor, norm: str | None) -> torch.Tensor | None:
+    """How far images (N, C, H, W) moved, per image, in a norm; L0 counts pixels, not values. None without a norm."""
+    change = (x.double() - clean.double()).flatten(2)
+    if norm == "L0":
+        return (change != 0).any(dim=1).sum(dim=1)
+    if norm == "L2":
+        return change.flatten(1).norm(dim=1)
+    if norm == "Linf":
+        return change.flatten(1).abs().amax(dim=1)
+    return None
+
+
+def refusal(perturbation: Perturbation) -> InputError:
+    """Why a flux perturbation cannot act on an image without units, and what to declare."""
+    return InputError(
+        f"'{perturbation.name}' acts on electrons, and these images have no Exposure",
+        "images in flux units with bands, pixel scale and sky level",
+        "declare them with --exposure FILE.toml, or choose an input-space perturbation such as jpeg or pixel_noise",
+    )
+
+
+def corruption(
+    *,
+    space: Literal["flux", "input"],
+    parameter: str,
+    unit: str,
+    ladder: tuple[float, ...],
+    identity: float | None,
+    source: str,
+    version: int,
+    no_identity: str = "",
+):
+    """Register `fn(sky, strength, draws, **options)` in the catalogue; see `Perturbation` for the words."""
+    return _register("corruption", space, parameter, unit, ladder, identity, source, version, None, "none", no_identity)
+
+
+def attack(
+    *,
+    parameter: str,
+    unit: str,
+    ladder: tuple[float, ...],
+    norm: str | None,
+    access: Literal["logits", "gradient"],
+    source: str,
+    version: int,
+    identity: float | None = 0.0,
+    no_identity: str = "",
+    space: Literal["flux", "input"] = "input",
+):
+    """Register `fn(x, labels, victim, strength, draws, **options) -> AttackResult` in the catalogue."""
+    return _register("attack", space, parameter, unit, ladder, identity, source, version, norm, access, no_identity)
+
+
+_catalogue: dict[str, Perturbation] = {}
+
+
+def catalogue() -> Mapping[str, Perturbation]:
+    """Every perturbation by name: those in this package's family folders, then those of entry points."""
+    for name in _built_in().values():
+        importlib.import_module(name)
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        point.load()
+    return MappingProxyType(dict(sorted(_catalogue.items())))
+
+
+def get(name: str) -> Perturbation:
+    """The perturbation of that name.
+
+    Raises
+    ------
+    InputError : no such perturbation, with the nearest name.
+    """
+    module = _built_in().get(name)
+    if module:
+        importlib.import_module(module)
+    if name not in _catalogue and name not in catalogue():
+        raise unknown_name("perturbation", name, catalogue(), "See robustastro list perturbations")
+    return _catalogue[name]
+
+
+def _built_in() -> dict[str, str]:
+    """Names of the perturbations in this package and the modules that hold them, found without importing them."""
+    found = {}
+    for family in pkgutil.iter_modules(perturbations.__path__, "perturbations."):
+        if family.ispkg:
+            folder = str(family.module_finder.path) + "/" + family.name.rpartition(".")[2]  # type: ignore[union-attr]
+            for module in pkgutil.iter_modules([folder]):
+                found[module.name] = f"{family.name}.{module.name}"
+    return found
+
+
+def _register(kind, space, parameter, unit, ladder, identity, source, version, norm, access, no_identity):
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        arguments = inspect.signature(function).parameters.values()
+        entry = Perturbation(
+            name=function.__name__,
+            family=_family(function.__module__),
+            kind=kind,
+            space=space,
+            parameter=parameter,
+            unit=unit,
+            ladder=tuple(float(rung) for rung in ladder),
+            identity=identity,
+            source=source,
+            version=version,
+            norm=norm,
+            access=access,
+            options=MappingProxyType({a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}),
+            function=function,
+            no_identity=no_identity,
+        )
+        other = _catalogue.get(entry.name)
+        if other and other.function.__module__ != function.__module__:
+            raise InputError(
+                f"two perturbations are called '{entry.name}' ({other.function.__module__} and {function.__module__})",
+                "one name, one perturbation",
+                "rename one of them",
+            )
+        _catalogue[entry.name] = entry
+        return function
+
+    return register
+
+
+def _family(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "perturbations" and len(parts) > 2 else parts[0]
+
+
+def _problem(p: Perturbation) -> str | None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*(:\w+)?", p.name):
+        return "its name is not lower case letters, digits and underscores"
+    if p.kind not in KINDS or p.space not in SPACES or p.access not in ACCESS or p.norm not in (*NORMS, None):
+        return f"kind {p.kind}, space {p.space}, access {p.access} or norm {p.norm} is not known"
+    if not 1 <= len(p.ladder) <= 5 or not all(math.isfinite(rung) for rung in p.ladder):
+        return f"ladder {p.ladder} is not one to five finite numbers"
+    if len(set(p.ladder)) != len(p.ladder) or list(p.ladder) not in (sorted(p.ladder), sorted(p.ladder, reverse=True)):
+        return f"ladder {p.ladder} is not in order"
+    if p.identity in p.ladder:
+        return "its identity is a rung of its ladder"
+    if (p.identity is None) != bool(p.no_identity):
+        return "give either an identity strength or the reason (no_identity) why there is none"
+    if not (p.parameter and p.unit and p.source) or p.version < 1:
+        return "parameter, unit, source and a version of at least 1 are required"
+    if any(default is inspect.Parameter.empty for default in p.options.values()):
+        return "an option has no default"
+    return None
+
+
+def _same_bits(p: Perturbation, now: torch.Tensor, before: torch.Tensor, what: str) -> None:
+    if not torch.equal(now, before):
+        raise BrokenPromise(f"{p.name} modified {what}")
+
+
+def _well_formed(p: Perturbation, before: torch.Tensor, after: torch.Tensor) -> None:
+    if after.shape != before.shape or after.dtype != before.dtype or after.device != before.device:
+        raise BrokenPromise(
+            f"{p.name} returned {tuple(after.shape)} {after.dtype} for {tuple(before.shape)} {before.dtype}"
+        )
+    if not bool(torch.isfinite(after).all()):
+        raise BrokenPromise(f"{p.name} returned values that are not finite")

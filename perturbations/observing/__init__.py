@@ -1,0 +1,1 @@
+"""What the sky, the telescope and the exposure time do to an image."""

@@ -1,0 +1,1 @@
+"""What a pipeline does to an image between the archive and the network."""

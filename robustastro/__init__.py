@@ -1,0 +1,1 @@
+"""What a model makes of perturbed galaxies: run it, measure it, draw it."""

@@ -1,0 +1,239 @@
+"""The run directory (schema 1): the only bridge between running models and reading results.
+
+```
+run.json            what was run, on what, with which versions; flags
+galaxies.parquet    id, label, split, catalogue columns, clean logits, clean latent
+head.npz            weight, bias and kind of the last layer; centroids of the classes in the latent space
+units/PERTURBATION/STRENGTH/SHARD.parquet   one row per galaxy
+images/PERTURBATION/STRENGTH.npz            clean and perturbed arrays of a few galaxies
+```
+
+A file is written whole or not at all. This module imports neither torch nor a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perturbations.errors import InputError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A reason to doubt a number: a code for machines, a message and a remedy for people."""
+
+    code: str
+    message: str
+    remedy: str
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last layer of a model, and the class centroids in its latent space.
+
+    Parameters
+    ----------
+    weight, bias : (K, D) and (K,), or None where the last layer is not linear.
+    centroids : (K, D), NaN for a class without galaxies; or None.
+    centroids_from : which galaxies the centroids come from, for people.
+    kind : "linear", "cosine" or "other".
+    """
+
+    weight: np.ndarray | None
+    bias: np.ndarray | None
+    centroids: np.ndarray | None
+    centroids_from: str = ""
+    kind: str = "linear"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One perturbation at one strength."""
+
+    perturbation: str
+    strength: float
+    severity: int | None
+    unit: str
+
+
+class Record:
+    """A run directory, to write and to read."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Record:
+        """A finished or interrupted run.
+
+        Raises
+        ------
+        InputError : no run there, or one of a newer schema.
+        """
+        record = cls(path)
+        try:
+            schema = record.run["schema"]
+        except (OSError, KeyError, TypeError, json.JSONDecodeError):
+            raise InputError(f"{path} holds no readable run.json", "a run directory", "name a directory given as --out") from None
+        if schema > SCHEMA:
+            raise InputError(f"{path} has schema {schema}", f"schema {SCHEMA} or older", "upgrade robustastro")
+        return record
+
+    # ------------------------------------------------------------------ reading
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """run.json."""
+        return json.loads((self.path / "run.json").read_text())
+
+    @cached_property
+    def galaxies(self) -> pd.DataFrame:
+        """One row per galaxy, indexed by id: label (int), split, catalogue columns, logits (K,) and latent (D,)."""
+        return pd.read_parquet(self.path / "galaxies.parquet").set_index("id")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.run["contract"]["classes"])
+
+    @cached_property
+    def head(self) -> Head:
+        """The model's last layer and the class centroids."""
+        with np.load(self.path / "head.npz", allow_pickle=False) as stored:
+            return Head(
+                *(stored[n] if n in stored else None for n in ("weight", "bias", "centroids")),
+                centroids_from=str(stored["centroids_from"]),
+                kind=str(stored["kind"]),
+            )
+
+    def units(self) -> list[Unit]:
+        """The units this run plans, in order; `unit` reads those that are done."""
+        return [
+            Unit(p["name"], rung["strength"], rung["severity"], p["unit"])
+            for p in self.run["perturbations"]
+            for rung in p["rungs"]
+        ]
+
+    def unit(self, perturbation: str, strength: float) -> pd.DataFrame:
+        """One row per galaxy, indexed by id, in the order of `galaxies`; empty where nothing is done yet.
+
+        Columns: logits (K,), latent (D,), l0 [pixels], l2, linf [input units], queries, success, rows, columns, values
+        (changed pixels of a sparse attack; values is (k x C,)).
+        """
+        shards = sorted(self._unit_folder(perturbation, strength).glob("*.parquet"))
+        if not shards:
+            return pd.DataFrame()
+        rows = pd.concat([pd.read_parquet(shard) for shard in shards]).set_index("id")
+        return rows.loc[[i for i in self.galaxies.index if i in rows.index]]
+
+    def images(self, perturbation: str, strength: float) -> dict[str, np.ndarray]:
+        """Arrays kept for figures: ids (n,), clean and perturbed (n, C, H, W) in input space; empty if none."""
+        path = self._images_file(perturbation, strength)
+        if not path.exists():
+            return {}
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored}
+
+    # ------------------------------------------------------------------ writing
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Write run.json, the last time with the final flags and timing."""
+        text = json.dumps({"schema": SCHEMA, **run}, indent=1, allow_nan=False)
+        write_whole(self.path / "run.json", lambda file: file.write_text(text + "\n"))
+        self.__dict__.pop("run", None)
+
+    def write_galaxies(self, table: pd.DataFrame) -> None:
+        """Write galaxies.parquet: columns id, label, split, logits, latent and those of the catalogue."""
+        write_whole(self.path / "galaxies.parquet", lambda file: table.to_parquet(file, index=False))
+        self.__dict__.pop("galaxies", None)
+
+    def write_head(self, head: Head) -> None:
+        arrays = {n: v for n in ("weight", "bias", "centroids") if (v := getattr(head, n)) is not None}
+        text = {"centroids_from": np.array(head.centroids_from), "kind": np.array(head.kind)}
+        write_whole(self.path / "head.npz", lambda file: _savez(file, arrays | text))
+
+    def has_shard(self, perturbation: str, strength: float, shard: int) -> bool:
+        return self._shard_file(perturbation, strength, shard).exists()
+
+    def write_shard(self, perturbation: str, strength: float, shard: int, table: pd.DataFrame) -> None:
+        """Write the rows of some galaxies: all of them or none."""
+        write_whole(self._shard_file(perturbation, strength, shard), lambda file: table.to_parquet(file, index=False))
+
+    def write_images(self, perturbation: str, strength: float, arrays: Mapping[str, np.ndarray]) -> None:
+        write_whole(self._images_file(perturbation, strength), lambda file: _savez(file, arrays))
+
+    # ------------------------------------------------------------------ names
+
+    def _unit_folder(self, perturbation: str, strength: float) -> Path:
+        return self.path / "units" / perturbation.replace(":", "-") / f"{strength:.10g}"
+
+    def _shard_file(self, perturbation: str, strength: float, shard: int) -> Path:
+        return self._unit_folder(perturbation, strength) / f"{shard:05d}.parquet"
+
+    def _images_file(self, perturbation: str, strength: float) -> Path:
+        return self.path / "images" / perturbation.replace(":", "-") / f"{strength:.10g}.npz"
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then give it that name: whole, or not there at all.
+
+    Raises
+    ------
+    InputError : the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as draft:
+            write(draft)
+            with open(draft, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+    except OSError as problem:
+        raise InputError(
+            f"cannot write {path}: {problem.strerror or problem}", "a folder with room and write access", "name another one with --out"
+        ) from None
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.fchmod(handle, 0o644)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _savez(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with open(file, "wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def jsonable(value: Any) -> Any:
+    """Plain Python for JSON: NaN and infinities become null, arrays lists, tuples lists."""
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
