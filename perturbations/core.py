@@ -122,6 +122,7 @@ class Perturbation:
     options : names and defaults of the function's keyword-only arguments.
     function : the function itself.
     scope, replay : "galaxy", unless it is fitted on a set, or repeats only for the same batches.
+    most_queries : for an attack, the most forward passes per image, from its resolved options; None if not known.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Perturbation:
     no_identity: str = ""
     scope: Literal["galaxy", "set"] = "galaxy"
     replay: Literal["galaxy", "batch"] = "galaxy"
+    most_queries: Callable[[Mapping[str, Any]], int] | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -281,7 +283,10 @@ def corruption(
     no_identity: str = "",
 ):
     """Register `fn(sky, strength, draws, **options)` in the catalogue; see `Perturbation` for the words."""
-    return _register("corruption", space, parameter, unit, ladder, identity, source, version, None, "none", no_identity)
+    return _register(
+        kind="corruption", space=space, parameter=parameter, unit=unit, ladder=ladder, identity=identity, source=source,
+        version=version, norm=None, access="none", no_identity=no_identity,
+    )  # fmt: skip
 
 
 def attack(
@@ -296,9 +301,13 @@ def attack(
     identity: float | None = 0.0,
     no_identity: str = "",
     space: Literal["flux", "input"] = "input",
+    most_queries: Callable[[Mapping[str, Any]], int] | None = None,
 ):
     """Register `fn(x, labels, victim, strength, draws, **options) -> AttackResult` in the catalogue."""
-    return _register("attack", space, parameter, unit, ladder, identity, source, version, norm, access, no_identity)
+    return _register(
+        kind="attack", space=space, parameter=parameter, unit=unit, ladder=ladder, identity=identity, source=source,
+        version=version, norm=norm, access=access, no_identity=no_identity, most_queries=most_queries,
+    )  # fmt: skip
 
 
 _catalogue: dict[str, Perturbation] = {}
@@ -339,25 +348,17 @@ def _built_in() -> dict[str, str]:
     return found
 
 
-def _register(kind, space, parameter, unit, ladder, identity, source, version, norm, access, no_identity):
+def _register(**facts: Any):
+    facts["ladder"] = tuple(float(rung) for rung in facts["ladder"])
+
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         arguments = inspect.signature(function).parameters.values()
         entry = Perturbation(
             name=function.__name__,
             family=_family(function.__module__),
-            kind=kind,
-            space=space,
-            parameter=parameter,
-            unit=unit,
-            ladder=tuple(float(rung) for rung in ladder),
-            identity=identity,
-            source=source,
-            version=version,
-            norm=norm,
-            access=access,
             options=MappingProxyType({a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}),
             function=function,
-            no_identity=no_identity,
+            **facts,
         )
         other = _catalogue.get(entry.name)
         if other and other.function.__module__ != function.__module__:

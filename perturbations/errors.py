@@ -21,7 +21,8 @@ class InputError(ValueError):
 
     def __init__(self, wrong: str, allowed: str, remedy: str) -> None:
         self.wrong, self.allowed, self.remedy = (_one_line(part) for part in (wrong, allowed, remedy))
-        super().__init__(f"{self.wrong}; {self.allowed}. {self.remedy}.")
+        end = "" if self.remedy.endswith("?") else "."
+        super().__init__(f"{self.wrong}; {self.allowed}. {self.remedy[:1].upper()}{self.remedy[1:]}{end}")
 
     def __reduce__(self):
         return type(self), (self.wrong, self.allowed, self.remedy)

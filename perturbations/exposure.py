@@ -182,6 +182,10 @@ class Exposure:
         changes = {n: getattr(self, n)[index] for n in PER_BAND if getattr(self, n).ndim == 2}
         return self.replace(**changes) if changes else self
 
+    def summary(self) -> Exposure:
+        """The same with numbers per galaxy replaced by their median over the galaxies."""
+        return self.replace(**{n: v.median(dim=0).values for n in PER_BAND if (v := getattr(self, n)).ndim == 2})
+
     def pick(self, bands: Sequence[str]) -> Exposure:
         """The exposure of some of the bands, in that order."""
         for band in bands:

@@ -5,7 +5,7 @@ run.json            what was run, on what, with which versions; flags
 galaxies.parquet    id, label, split, catalogue columns, clean logits, clean latent
 head.npz            weight, bias and kind of the last layer; centroids of the classes in the latent space
 units/PERTURBATION/STRENGTH/SHARD.parquet   one row per galaxy
-images/PERTURBATION/STRENGTH.npz            clean and perturbed arrays of a few galaxies
+images/PERTURBATION/STRENGTH/SHARD.npz      clean and perturbed arrays of a few galaxies
 ```
 
 A file is written whole or not at all. This module imports neither torch nor a model.
@@ -91,7 +91,9 @@ class Record:
         try:
             schema = record.run["schema"]
         except (OSError, KeyError, TypeError, json.JSONDecodeError):
-            raise InputError(f"{path} holds no readable run.json", "a run directory", "name a directory given as --out") from None
+            raise InputError(
+                f"{path} holds no readable run.json", "a run directory", "name a directory given as --out"
+            ) from None
         if schema > SCHEMA:
             raise InputError(f"{path} has schema {schema}", f"schema {SCHEMA} or older", "upgrade robustastro")
         return record
@@ -144,11 +146,11 @@ class Record:
 
     def images(self, perturbation: str, strength: float) -> dict[str, np.ndarray]:
         """Arrays kept for figures: ids (n,), clean and perturbed (n, C, H, W) in input space; empty if none."""
-        path = self._images_file(perturbation, strength)
-        if not path.exists():
-            return {}
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored}
+        parts = []
+        for path in sorted(self._images_folder(perturbation, strength).glob("*.npz")):
+            with np.load(path, allow_pickle=False) as stored:
+                parts.append({name: stored[name] for name in stored})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
     # ------------------------------------------------------------------ writing
 
@@ -175,8 +177,12 @@ class Record:
         """Write the rows of some galaxies: all of them or none."""
         write_whole(self._shard_file(perturbation, strength, shard), lambda file: table.to_parquet(file, index=False))
 
-    def write_images(self, perturbation: str, strength: float, arrays: Mapping[str, np.ndarray]) -> None:
-        write_whole(self._images_file(perturbation, strength), lambda file: _savez(file, arrays))
+    def write_images(
+        self, perturbation: str, strength: float, arrays: Mapping[str, np.ndarray], shard: int = 0
+    ) -> None:
+        """Write the images kept of a shard; before the shard itself, so that a finished shard has its images."""
+        path = self._images_folder(perturbation, strength) / f"{shard:05d}.npz"
+        write_whole(path, lambda file: _savez(file, arrays))
 
     # ------------------------------------------------------------------ names
 
@@ -186,8 +192,8 @@ class Record:
     def _shard_file(self, perturbation: str, strength: float, shard: int) -> Path:
         return self._unit_folder(perturbation, strength) / f"{shard:05d}.parquet"
 
-    def _images_file(self, perturbation: str, strength: float) -> Path:
-        return self.path / "images" / perturbation.replace(":", "-") / f"{strength:.10g}.npz"
+    def _images_folder(self, perturbation: str, strength: float) -> Path:
+        return self.path / "images" / perturbation.replace(":", "-") / f"{strength:.10g}"
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -206,7 +212,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(draft, path)
     except OSError as problem:
         raise InputError(
-            f"cannot write {path}: {problem.strerror or problem}", "a folder with room and write access", "name another one with --out"
+            f"cannot write {path}: {problem.strerror or problem}",
+            "a folder with room and write access",
+            "name another one with --out",
         ) from None
 
 

@@ -24,7 +24,7 @@ class Images(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def __getitem__(self, which: Any) -> np.ndarray: ...
+    def __getitem__(self, which: Any, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class Galaxies:
             labels=None if self.labels is None else self.labels[which],
             ids=tuple(self.ids[i] for i in which),
             exposure=None if self.exposure is None else self.exposure.take(which),
-            catalogue=self.catalogue.iloc[which].reset_index(drop=True),
+            catalogue=self.catalogue.iloc[which].reset_index(drop=True) if len(self.catalogue) else self.catalogue,
         )
 
     def batch(self, which: Sequence[int] | np.ndarray | slice) -> torch.Tensor:

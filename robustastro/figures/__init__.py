@@ -1,0 +1,30 @@
+"""Figures from records, one file each. Nothing that draws is imported until a figure is asked for.
+
+Every figure module has `figure(records, names=None, ...)`, which returns a matplotlib Figure, and
+`caption(records, names=None, ...)`, which says in words what its marks, bands and numbers are.
+"""
+
+import importlib
+from types import MappingProxyType, ModuleType
+
+from perturbations.errors import unknown_name
+
+FIGURES = MappingProxyType(
+    {
+        "severity": "accuracy against strength, with intervals",
+        "gallery": "galaxies before and after, the changed pixel marked",
+        "latent": "distributions of distance in the latent space",
+    }
+)
+
+
+def get(name: str) -> ModuleType:
+    """The module that draws a figure.
+
+    Raises
+    ------
+    InputError : no figure of that name, with the nearest one.
+    """
+    if name not in FIGURES:
+        raise unknown_name("figure", name, FIGURES, "See robustastro list figures")
+    return importlib.import_module(f"robustastro.figures.{name}")

@@ -1,0 +1,30 @@
+"""Numbers from a record, with their intervals. Imports no model, no torch, no scipy.stats and nothing that draws."""
+
+import importlib
+
+_HOME = {
+    "Estimate": "intervals",
+    "mean": "intervals",
+    "median": "intervals",
+    "paired_drop": "intervals",
+    "proportion": "intervals",
+    "boundary_distance": "distances",
+    "centroid_margin": "distances",
+    "latent_scale": "distances",
+    "latent_shift": "distances",
+    "common_flips": "summary",
+    "summarise": "summary",
+    "compare_table": "tables",
+    "table": "tables",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"robustastro.metrics.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'robustastro.metrics' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

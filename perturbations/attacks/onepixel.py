@@ -1,0 +1,153 @@
+"""The one pixel that hurts most, as a telescope might change one: found by differential evolution."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from perturbations import goal, search
+from perturbations.core import AttackResult, Victim, attack
+from perturbations.draws import Draws
+from perturbations.errors import InputError
+
+PUBLISHED_HARM = {"untargeted": math.log(0.95 / 0.05), "targeted": 0.0}  # log-odds at p(true) < 0.05, p(target) > 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search; see `onepixel`."""
+
+    pop: int
+    generations: int
+    stop: Literal["argmax", "published"]
+    extremes: bool
+
+
+SETTINGS = {
+    "default": Settings(pop=100, generations=14, stop="argmax", extremes=True),
+    "published": Settings(pop=400, generations=80, stop="published", extremes=False),
+}
+
+
+@attack(
+    parameter="changed pixels",
+    unit="pixel",
+    ladder=(1,),
+    norm="L0",
+    access="logits",
+    source="Su et al. 2019, IEEE TEVC 23, 828, arXiv:1710.08864; Ciprijanovic et al. 2022, arXiv:2112.14299",
+    version=1,
+)
+def onepixel(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    victim: Victim,
+    pixels: float,
+    draws: Draws,
+    *,
+    settings: Literal["default", "published"] = "default",
+    pop: int | None = None,
+    generations: int | None = None,
+    stop: Literal["argmax", "published"] | None = None,
+    target: int | None = None,
+) -> AttackResult:
+    """Replace one pixel, in all bands, by the values that a search finds most harmful.
+
+    A candidate is (row, column, a value per band), the values within the victim's box; differential evolution (see
+    `perturbations.search`, F = 0.5) makes the log-odds of the true class small, or those of `target` large. An image
+    whose search succeeds leaves the batch, with the best candidate of that generation that meets `stop`. One whose
+    search does not keeps the most harmful candidate seen, and success False. An image that the network gets wrong
+    already, or whose true class is the target, is returned as it is after one query.
+
+    The settings "published" are those of DeepAdversaries: 400 candidates, up to 80 generations, everything drawn
+    uniformly, stop at p(true) < 0.05 or p(target) > 0.5. "default" (100 candidates, 14 generations, stop as soon as the
+    predicted class is another) starts from extreme values, each band at an end of its box, and a value that leaves the
+    box goes to its end rather than being drawn again, because the harm of one pixel mostly grows up to the box. STUDY
+
+    Parameters
+    ----------
+    x : images (N, C, H, W) float32 in input space. Not modified.
+    labels : (N,) int64, the true classes.
+    pixels : 1, or 0 for the clean images.
+    draws : this batch's random numbers, keyed by galaxy: a search is the same alone and in any batch.
+    settings : where `pop`, `generations` and `stop` come from unless given.
+    pop : candidates in a generation, at least 4.
+    generations : generations after the initial population, at least 0.
+    stop : "argmax", the prediction is wrong (or the target); "published", the thresholds above.
+    target : the class to reach; None for any wrong one.
+
+    Returns
+    -------
+    AttackResult; `success` is by `stop`. `queries` is exact: 1 for the clean image and `pop` for each population
+    evaluated. Details: rows, columns (N, 1) int64 and values (N, 1, C) float32 of the pixel written, -1 and NaN where
+    none was; generations (N,) int64 after the initial population.
+
+    Raises
+    ------
+    InputError : a strength other than 0 and 1, or an option out of range.
+    """
+    use = _resolve(settings, pop, generations, stop, pixels)
+    n, bands, height, width = x.shape
+    images, success = x.clone(), torch.zeros(n, dtype=torch.bool, device=x.device)
+    queries, used = (torch.zeros(n, dtype=torch.int64, device=x.device) for _ in range(2))
+    rows, columns = (torch.full((n, 1), -1, device=x.device) for _ in range(2))
+    values = torch.full((n, 1, bands), math.nan, device=x.device)
+    details = {"rows": rows, "columns": columns, "values": values, "generations": used}
+    result = AttackResult(images, success, queries, details)
+    if pixels == 0:
+        return result
+
+    attacked = goal.worth_attacking(x, labels, victim, target)
+    queries += 1
+    if not len(attacked):
+        return result
+    low, high = (edge.expand_as(x) for edge in victim.box)
+    threshold = PUBLISHED_HARM["untargeted" if target is None else "targeted"]
+
+    def express(image: torch.Tensor, genes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Position (..., 1, 2) and value (..., 1, C) of genes (..., 2 + C), for images (A, 1) or (A,)."""
+        row = (genes[..., 0] * height).long().clamp_(max=height - 1)
+        column = (genes[..., 1] * width).long().clamp_(max=width - 1)
+        bottom, top = low[image, :, row, column], high[image, :, row, column]
+        value = torch.lerp(bottom, top, genes[..., 2:]).clamp(bottom, top)
+        return torch.stack((row, column), dim=-1).unsqueeze(-2), value.unsqueeze(-2)
+
+    def evaluate(active: torch.Tensor, genes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        image = attacked[active]
+        logits = goal.pixel_logits(victim, x, image, *express(image[:, None], genes))
+        true = labels[image][:, None].expand(logits.shape[:2])
+        score = goal.harm(logits, true, target)
+        return score, (goal.flipped(logits, true, target) if use.stop == "argmax" else score > threshold)
+
+    draws = draws.take(attacked)
+    population = draws.uniform("population", (use.pop, 2 + bands))
+    extreme = torch.tensor([False, False] + [use.extremes] * bands, device=x.device)
+    population = torch.where(extreme, population.round(), population)
+    found = search.evolve(evaluate, draws, population, use.generations, clipped=extreme)
+
+    position, value = express(attacked, found.genes)
+    images[attacked] = goal.with_pixels(x[attacked], position, value)
+    success[attacked], used[attacked] = found.success, found.generations
+    queries[attacked] += found.queries
+    rows[attacked], columns[attacked], values[attacked] = position[..., 0], position[..., 1], value
+    return result
+
+
+def _resolve(settings: str, pop: int | None, generations: int | None, stop, pixels: float) -> Settings:
+    if pixels not in (0, 1):
+        raise InputError(f"onepixel: {pixels:g} pixels", "0 or 1", "give strength 1; 0 returns the clean images")
+    base = SETTINGS[settings]
+    use = Settings(
+        pop=base.pop if pop is None else pop,
+        generations=base.generations if generations is None else generations,
+        stop=stop or base.stop,
+        extremes=base.extremes,
+    )
+    if use.pop < 4 or use.generations < 0:
+        raise InputError(
+            f"onepixel: pop = {use.pop}, generations = {use.generations}",
+            "pop >= 4 and generations >= 0",
+            "a child is made from three members other than its parent",
+        )
+    return use

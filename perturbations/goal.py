@@ -1,0 +1,96 @@
+"""What every attack on a classifier wants, and how it asks the network: one meaning for all of them.
+
+The objective is the log-odds of a class, log p / (1 - p). It orders candidates exactly as the probability and the
+cross-entropy do, and its gradient points the same way, but it does not saturate: in float32, and a network sure to 17
+nats, the cross-entropy has lost the true class from its gradient, and an attack mistakes confidence for robustness.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from perturbations.core import Victim
+from perturbations.errors import InputError
+
+CHUNK = 128  # perturbed copies of one image held at a time
+
+
+def log_odds(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Log-odds (...) of the classes (...) int64 under logits (..., K); log-probabilities give the same number."""
+    index = classes.expand(logits.shape[:-1]).unsqueeze(-1)
+    others = logits.scatter(-1, index, -torch.inf)
+    return logits.gather(-1, index).squeeze(-1) - others.logsumexp(dim=-1)
+
+
+def harm(logits: torch.Tensor, labels: torch.Tensor, target: int | None) -> torch.Tensor:
+    """What an attack makes large, (...): minus the log-odds of the true class, or the log-odds of the target."""
+    if target is None:
+        return -log_odds(logits, labels)
+    return log_odds(logits, torch.full_like(labels, target))
+
+
+def flipped(logits: torch.Tensor, labels: torch.Tensor, target: int | None) -> torch.Tensor:
+    """(...) bool: the predicted class is no longer the true one, or is the target."""
+    predicted = logits.argmax(dim=-1)
+    return predicted != labels if target is None else predicted == target
+
+
+def worth_attacking(x: torch.Tensor, labels: torch.Tensor, victim: Victim, target: int | None) -> torch.Tensor:
+    """Positions (A,) int64 of the images that an attack works on: classified right now, and not of the target class.
+
+    The others are left as they are: the attack success rate is over clean-correct galaxies, and robust accuracy counts
+    an image already wrong as wrong. Costs one query for every image.
+
+    Raises
+    ------
+    InputError : `target` is not a class of the network.
+    """
+    if target is not None and not 0 <= target < victim.classes:
+        raise InputError(
+            f"target = {target}", f"a class from 0 to {victim.classes - 1}", "give the position of a class of the model"
+        )
+    wanted = victim.logits(x).argmax(dim=1) == labels
+    if target is not None:
+        wanted &= labels != target
+    return wanted.nonzero()[:, 0]
+
+
+def pixel_logits(
+    victim: Victim, x: torch.Tensor, which: torch.Tensor, positions: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Logits (A, P, K) of P candidates for each of the images `which` (A,): a few pixels replaced, the rest clean.
+
+    Goes through the victim's `logits_at` where there is one, rows grouped by image. Otherwise perturbed copies are made
+    a chunk of one image at a time: memory does not grow with images x candidates, and a candidate always meets the same
+    batch shape at the same place, whatever other images are attacked beside it (logits depend on that at 1e-8).
+
+    Parameters
+    ----------
+    x : images (N, C, H, W) that the victim is bound to.
+    positions : (A, P, k, 2) int64, row and column.
+    values : (A, P, k, C), what is written there.
+    """
+    images, candidates = positions.shape[:2]
+    sparse = getattr(victim, "logits_at", None)
+    if sparse is not None:
+        logits = sparse(which.repeat_interleave(candidates), positions.flatten(0, 1), values.flatten(0, 1))
+        return logits.unflatten(0, (images, candidates))
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    victim.logits(with_pixels(x[image].expand(len(p), -1, -1, -1), p, v))
+                    for p, v in zip(positions[a].split(CHUNK), values[a].split(CHUNK), strict=True)
+                ]
+            )
+            for a, image in enumerate(which.tolist())
+        ]
+    )
+
+
+def with_pixels(x: torch.Tensor, positions: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """A copy of images (M, C, H, W) with the pixels `positions` (M, k, 2) set to `values` (M, k, C)."""
+    copy = x.clone(memory_format=torch.contiguous_format)
+    image = torch.arange(len(copy), device=copy.device)[:, None]
+    copy[image, :, positions[..., 0], positions[..., 1]] = values
+    return copy

@@ -1,0 +1,64 @@
+"""A broader point-spread function: worse seeing."""
+
+import torch
+
+from perturbations.core import Observation, corruption
+from perturbations.draws import Draws
+from perturbations.errors import InputError
+from perturbations.psf import broadening, frequencies, padded_size
+
+MARGIN = 24  # pixels of blank sky around the stamp, for what a broad PSF brings in and carries out
+
+
+@corruption(
+    space="flux",
+    parameter="extra seeing FWHM, in quadrature",
+    unit="arcsec",
+    ladder=(0.2, 0.4, 0.6, 0.8, 1.0),
+    identity=0.0,
+    source="from LSST r's 0.81 arcsec (surveycodex 1.3) to 0.83, 0.90, 1.01, 1.14 and 1.29 arcsec",
+    version=1,
+)
+def seeing(sky: Observation, extra: float, draws: Draws) -> Observation:
+    """Observe through a PSF of the same shape whose FWHM is sqrt(FWHM^2 + extra^2).
+
+    The light is convolved with the kernel K that turns the present PSF into the broader one exactly (the ratio of their
+    transfer functions). That also smooths the noise, which a real exposure would not: noise of power
+    sigma^2 (1 - |K|^2) is put back, so that blank sky keeps the variance and the independence of a fresh exposure.
+    The stamp is continued by blank sky with its noise.
+
+    Parameters
+    ----------
+    sky : flux (N, C, H, W) in reference electrons per pixel, and its Exposure with psf_fwhm. Not modified.
+    extra : >= 0 arcsec.
+    draws : this batch's random numbers, keyed by galaxy.
+
+    Returns
+    -------
+    Observation whose exposure.psf_fwhm is the broader one.
+
+    Raises
+    ------
+    InputError : a negative width, or an exposure whose PSF is unknown.
+    """
+    if not 0.0 <= extra < float("inf"):
+        raise InputError(f"seeing: extra = {extra:g} arcsec", "extra >= 0", "an image cannot be sharpened by seeing")
+    exposure = sky.exposure
+    if extra == 0.0:
+        return sky.replace(sky.flux.clone())
+    _, bands, height, width = sky.flux.shape
+    rows, columns = padded_size(height, MARGIN), padded_size(width, MARGIN)
+    fwhm = (exposure.psf_fwhm**2 + extra**2).sqrt()
+    kernel = broadening(exposure, fwhm, frequencies(rows, columns, exposure.pixel_scale, sky.flux))
+
+    blank = exposure.variance(torch.zeros_like(sky.flux[:, :, :1, :1])).sqrt()
+    field = draws.normal("surroundings", (bands, rows, columns)) * blank
+    field[:, :, :height, :width] = sky.flux
+    light = _filtered(field, kernel)[:, :, :height, :width]
+    missing = _filtered(draws.normal("noise", (bands, rows, columns)), (1.0 - kernel**2).clamp_min(0.0).sqrt())
+    noise = missing[:, :, :height, :width] * exposure.variance(light).sqrt()
+    return sky.replace(light + noise, exposure.replace(psf_fwhm=fwhm))
+
+
+def _filtered(field: torch.Tensor, transfer: torch.Tensor) -> torch.Tensor:
+    return torch.fft.irfft2(torch.fft.rfft2(field) * transfer.to(field.dtype), s=field.shape[-2:])

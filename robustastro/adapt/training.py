@@ -1,0 +1,464 @@
+"""The one training loop: AdamW with warm-up and cosine decay, early stopping on source validation, checkpoint and resume.
+
+Target labels never get here: `train` drops them before anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from perturbations.errors import InputError, unknown_name
+from robustastro.adapt import method as find_method
+from robustastro.contract import InputContract, Stretch
+from robustastro.data.galaxies import Galaxies
+from robustastro.data.splits import domain_half, split_of
+from robustastro.models.bundles import build, read_weights, save_bundle
+from robustastro.models.subject import Subject
+from robustastro.record import Flag, jsonable, write_whole
+
+SAMPLE = 512  # training images that the stretch is fitted on
+PERCENTILES = (0.1, 99.9)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training depends on, besides its data.
+
+    `patience` is in epochs without a better source validation loss; 0 trains to the end and keeps the best epoch.
+    """
+
+    method: str = "none"
+    arch: str = "convnet"
+    seed: int = 0
+    epochs: int = 20
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    warm_up: float = 0.1
+    patience: int = 6
+    augment: bool = True
+    paired: bool = False
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    def resolved(self) -> Recipe:
+        """The same with every option of the method filled in.
+
+        Raises
+        ------
+        InputError : an unknown method or option, or a number out of range.
+        """
+        known = find_method(self.method).options
+        for name in self.options:
+            if name not in known:
+                raise unknown_name(f"option of {self.method}", name, known)
+        for name in ("epochs", "batch", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} = {getattr(self, name)}", f"{name} > 0", "correct the training options")
+        return replace(self, options={**known, **self.options})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives: the network, its contract, and the record that goes into the bundle."""
+
+    network: nn.Module
+    contract: InputContract
+    record: dict[str, Any]
+    flags: list[Flag]
+    train_ids: tuple[str, ...]
+
+
+def fit_contract(galaxies: Galaxies) -> InputContract:
+    """The contract of a network to be trained on these galaxies, constants from a keyed sample of them.
+
+    Flux, or values that go below zero: the published asinh stretch between the 0.1 and 99.9 percentiles of each band.
+    Display values: linear from 0 to 255, or to 1 where no value is larger.
+    """
+    order = np.argsort([hashlib.blake2b(i.encode(), digest_size=8).digest() for i in galaxies.ids])
+    sample = galaxies.batch(order[:SAMPLE])
+    bands = len(galaxies.bands)
+    if galaxies.exposure is None and float(sample.min()) >= 0.0 and float(sample.max()) <= 255.0:
+        top = 255.0 if float(sample.max()) > 1.0 else 1.0
+        stretch = Stretch(kind="linear", low=(0.0,) * bands, high=(top,) * bands)
+    else:
+        low, high = np.percentile(sample.numpy(), PERCENTILES, axis=(0, 2, 3))
+        if not bool((high > np.maximum(low, 0.0)).all()):
+            raise InputError(
+                f"the training images have 99.9 percentiles {high.tolist()}", "positive, above the 0.1 percentile",
+                "check that the images are not blank",
+            )  # fmt: skip
+        stretch = Stretch(kind="asinh", low=tuple(low.tolist()), high=tuple(high.tolist()))
+    height, width = galaxies.images.shape[2:]
+    x = stretch(sample)
+    # the sky is nearly constant in input space: without centring, batch norm's running mean lags behind the weights
+    return InputContract(
+        bands=galaxies.bands,
+        classes=galaxies.classes,
+        stretch=stretch,
+        crop=min(height, width),
+        mean=tuple(x.mean(dim=(0, 2, 3)).tolist()),
+        std=tuple(x.std(dim=(0, 2, 3)).clamp_min(1e-3).tolist()),
+    )
+
+
+def select(galaxies: Galaxies, split: str) -> Galaxies:
+    """The galaxies of a split: that of the data's own `split` column if it has one, else of the hash of the id.
+
+    Where the data's own column has no validation split, an eighth of its training galaxies, by hash, are that.
+    """
+    own = galaxies.catalogue.get("split")
+    splits = split_of(galaxies.ids) if own is None else own.astype(str).to_numpy(dtype=object)
+    if own is not None and "valid" not in splits:
+        inner = split_of(galaxies.ids, (0.875, 0.125, 0.0))
+        splits = np.where((splits == "train") & (inner == "valid"), "valid", splits)
+    which = np.flatnonzero(splits == split)
+    if not len(which):
+        raise InputError(
+            f"{galaxies.domain}: no galaxies in the {split} split", "at least one", "use more galaxies, or a split column"
+        )
+    return galaxies.take(which)
+
+
+def train(
+    recipe: Recipe,
+    source: Galaxies,
+    target: Galaxies | None = None,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+) -> Trained:
+    """Train a network on labelled source galaxies and unlabelled target galaxies.
+
+    Parameters
+    ----------
+    recipe : how.
+    source : labelled; its train split trains, its valid split stops early.
+    target : its train split is aligned with the source where the method asks for it. Labels are dropped first. Given to a
+        method that needs none, it only keeps the galaxies that it would train on out of the source.
+    checkpoint : file kept up to date after each epoch, and resumed from if it is there and of the same training.
+    progress : called after each epoch with (epoch, epochs, numbers of the epoch).
+
+    Raises
+    ------
+    InputError : no labels, no target for a method that needs one, or too few galaxies.
+    """
+    recipe = recipe.resolved()
+    chosen = find_method(recipe.method)
+    if source.labels is None:
+        raise InputError(f"{source.domain} has no labels", "a labelled source", "name the column with --label-column")
+    if chosen.needs_target and target is None:
+        raise InputError(f"method {recipe.method} without a target", "a target domain", "add --target FILE")
+    train_source, valid = select(source, "train"), select(source, "valid")
+    train_target = None if target is None else select(replace(target, labels=None), "train")
+    if train_target is not None and not recipe.paired:
+        train_source, train_target = disjoint(train_source, train_target)
+    if not chosen.needs_target:  # trained on the same source galaxies as the methods it is compared with
+        train_target = None
+    contract = fit_contract(train_source)
+    state = _Loop(recipe, contract, train_source, valid, train_target, torch.device(device))
+    return state.run(checkpoint, progress)
+
+
+def disjoint(source: Galaxies, target: Galaxies) -> tuple[Galaxies, Galaxies]:
+    """Source and target without common galaxies: those in both are dealt out by a hash of their id."""
+    common = set(source.ids) & set(target.ids)
+    if not common:
+        return source, target
+    parts = []
+    for galaxies, wanted in ((source, True), (target, False)):
+        half = domain_half(galaxies.ids)
+        parts.append(galaxies.take([k for k, i in enumerate(galaxies.ids) if i not in common or half[k] == wanted]))
+    return parts[0], parts[1]
+
+
+def write_bundle(path: str | Path, trained: Trained, source: Galaxies, target: Galaxies | None, device: str) -> None:
+    """Write the bundle of a training, with class centroids and the names of its data."""
+    train_source = select(source, "train")
+    labels = train_source.labels
+    assert labels is not None  # train() refused unlabelled sources
+    subject = Subject(trained.network, trained.contract, device=device)
+    latent = subject.outputs(stretched(train_source, trained.contract)).latent
+    classes = len(trained.contract.classes)
+    centroids = torch.stack([latent[torch.from_numpy(labels == k)].mean(dim=0) for k in range(classes)])
+    test = select(source, "test")
+    save_bundle(
+        path,
+        trained.network,
+        trained.record["recipe"]["arch"],
+        trained.record["arch_options"],
+        trained.contract,
+        training=trained.record,
+        data={
+            "source": dict(source.source),
+            "target": dict(target.source) if target is not None else None,
+            "domain": source.domain,
+            "test_sha256": test.digest(),
+        },
+        centroids=centroids,
+        trained_on=id_hashes(trained.train_ids),
+    )
+
+
+def id_hashes(ids) -> torch.Tensor:
+    """A signed 64-bit hash of each id."""
+    digests = [hashlib.blake2b(str(i).encode(), digest_size=8).digest() for i in ids]
+    return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64)
+
+
+def stretched(galaxies: Galaxies, contract: InputContract) -> torch.Tensor:
+    """All images in input space, float32 (N, C, H, W)."""
+    parts = [
+        contract.to_input(galaxies.batch(slice(start, start + 64)), galaxies.bands)
+        for start in range(0, len(galaxies), 64)
+    ]
+    return torch.cat(parts)
+
+
+class _Loop:
+    """One training: its tensors and its state."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        contract: InputContract,
+        source: Galaxies,
+        valid: Galaxies,
+        target: Galaxies | None,
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.contract, self.device = recipe, contract, device
+        if len(source) < recipe.batch or (target is not None and len(target) < recipe.batch):
+            raise InputError(
+                f"{len(source)} source and {0 if target is None else len(target)} target training galaxies",
+                f"at least one batch of {recipe.batch} each",
+                "use more galaxies or a smaller --batch",
+            )
+        self.source, self.target, self.valid = source, target, valid
+        self.x, self.valid_x = stretched(source, contract), stretched(valid, contract)
+        self.target_x = None if target is None else stretched(target, contract)
+        self.y, self.valid_y = (torch.from_numpy(np.asarray(g.labels)) for g in (source, valid))
+        classes = len(contract.classes)
+        counts = torch.bincount(self.y, minlength=classes).float()
+        self.weights = (counts.sum() / (classes * counts.clamp_min(1.0))).to(device)
+        self.arch_options = {"bands": len(contract.bands), "classes": classes, "size": self.x.shape[-1]}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.network = build(recipe.arch, self.arch_options).to(device)
+            if device.type == "cpu":
+                self.network = self.network.to(memory_format=torch.channels_last)
+            head = [m for m in self.network.modules() if isinstance(m, nn.Linear)][-1]
+            self.transfer = self._transfer(head.in_features)
+        self.latent: list[torch.Tensor] = []
+        self.hook = head.register_forward_pre_hook(lambda _module, inputs: self.latent.append(inputs[0]))
+        self.steps = len(self.x) // recipe.batch
+        parameters = [*self.network.parameters(), *(self.transfer.parameters() if self.transfer else ())]
+        self.optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.seconds = 0.0
+
+    def _transfer(self, latent: int) -> nn.Module | None:
+        place = find_method(self.recipe.method).loss
+        if not place:
+            return None
+        module, _, name = place.partition(":")
+        return getattr(importlib.import_module(module), name)(latent, **self.recipe.options).to(self.device)
+
+    def _rate(self, step: int) -> float:
+        total = self.steps * self.recipe.epochs
+        warm = max(1, int(self.recipe.warm_up * total))
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+    def run(self, checkpoint: Path | None, progress) -> Trained:
+        self._resume(checkpoint)
+        while len(self.history) < self.recipe.epochs and not self._stalled():
+            started = time.monotonic()
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(self.recipe.seed * 1_000_003 + len(self.history))  # dropout
+                numbers = self._epoch(len(self.history))
+            numbers |= self._validate()
+            if not self.history or numbers["valid_loss"] < min(h["valid_loss"] for h in self.history):
+                self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+            self.history.append(numbers)
+            self.seconds += time.monotonic() - started
+            self._keep(checkpoint)
+            if progress:
+                progress(len(self.history), self.recipe.epochs, numbers)
+        if self.best:
+            self.network.load_state_dict(self.best)
+        final = self._validate(detail=True)
+        flags = self._flags(final)
+        network = self.network.to("cpu", memory_format=torch.contiguous_format).eval()
+        self.hook.remove()
+        record = {
+            "recipe": asdict(self.recipe),
+            "arch_options": self.arch_options,
+            "method": self.recipe.method,
+            "seed": self.recipe.seed,
+            "source": {"domain": self.source.domain, "train": len(self.source), "valid": len(self.valid)},
+            "target": None if self.target is None else {"domain": self.target.domain, "train": len(self.target)},
+            "history": self.history,
+            "best_epoch": 1 + int(np.argmin([_or_inf(h["valid_loss"]) for h in self.history])),
+            "validation": final,
+            "seconds": round(self.seconds, 2),
+            "device": str(self.device),
+            "torch": str(torch.__version__),
+            "flags": [flag.to_dict() for flag in flags],
+        }
+        train_ids = self.source.ids + (() if self.target is None else self.target.ids)
+        return Trained(network, self.contract, jsonable(record), flags, train_ids)
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        order = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
+        source = torch.randperm(len(self.x), generator=order)
+        target = self._target_order(order)
+        self.network.train()
+        sums = np.zeros(2)
+        size = self.recipe.batch
+        for step in range(self.steps):
+            which = source[step * size : (step + 1) * size]
+            images = [self.x[which]]
+            if self.target_x is not None and target is not None:
+                images.append(self.target_x[target[step * size : (step + 1) * size]])
+            x = self._augmented(torch.cat(images), order).to(self.device)
+            if self.device.type == "cpu":
+                x = x.contiguous(memory_format=torch.channels_last)
+            y = self.y[which].to(self.device)
+            self.latent.clear()
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+                logits = _logits(self.network(self.contract.to_network(x)))
+            loss = nn.functional.cross_entropy(logits[:size].float(), y, weight=self.weights)
+            transfer = torch.zeros((), device=self.device)
+            if self.transfer is not None:
+                z = self.latent[-1].float().flatten(1)
+                done = (epoch * self.steps + step) / (self.recipe.epochs * self.steps)
+                transfer = self.transfer(z[:size], z[size:], done)
+            self.optimiser.zero_grad(set_to_none=True)
+            (loss + transfer).backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+            self.optimiser.step()
+            self.schedule.step()
+            sums += (loss.item(), transfer.item())
+        return {"epoch": epoch + 1, "task_loss": float(sums[0]) / self.steps, "transfer_loss": float(sums[1]) / self.steps}
+
+    def _target_order(self, order: torch.Generator) -> torch.Tensor | None:
+        if self.target_x is None:
+            return None
+        rounds = math.ceil(self.steps * self.recipe.batch / len(self.target_x))
+        return torch.cat([torch.randperm(len(self.target_x), generator=order) for _ in range(rounds)])
+
+    def _augmented(self, x: torch.Tensor, order: torch.Generator) -> torch.Tensor:
+        """Each image turned by one of the eight symmetries of the square: a galaxy has no preferred orientation."""
+        if not self.recipe.augment:
+            return x
+        symmetry = torch.randint(8, (len(x),), generator=order)
+        out = torch.empty_like(x)
+        for k in range(8):
+            which = symmetry == k
+            part = torch.rot90(x[which], k % 4, (2, 3))
+            out[which] = part.flip(3) if k >= 4 else part
+        return out
+
+    def _validate(self, detail: bool = False) -> dict[str, Any]:
+        self.network.eval()
+        with torch.inference_mode():
+            logits = torch.cat(
+                [_logits(self.network(self.contract.to_network(x.to(self.device)))).float().cpu() for x in self.valid_x.split(100)]
+            )
+        self.latent.clear()
+        loss = nn.functional.cross_entropy(logits, self.valid_y, weight=self.weights.cpu())
+        predicted = logits.argmax(dim=1)
+        numbers: dict[str, Any] = {
+            "valid_loss": float(loss), "valid_accuracy": float((predicted == self.valid_y).float().mean()),
+        }  # fmt: skip
+        if detail:
+            numbers["predicted_per_class"] = torch.bincount(predicted, minlength=logits.shape[1]).tolist()
+        return numbers
+
+    def _flags(self, final: Mapping[str, Any]) -> list[Flag]:
+        """Collapsed: one class for all, a loss that is not finite, or an accuracy that chance explains."""
+        n, classes = len(self.valid_y), len(self.contract.classes)
+        chance = float(torch.bincount(self.valid_y, minlength=classes).max()) / n
+        accuracy = final["valid_accuracy"]
+        reason = ""
+        if not math.isfinite(final["valid_loss"]):
+            reason = "the validation loss is not finite"
+        elif sum(count > 0 for count in final["predicted_per_class"]) == 1:
+            reason = "every validation galaxy gets the same class"
+        elif accuracy <= chance + 1.645 * math.sqrt(chance * (1.0 - chance) / n):
+            reason = f"validation accuracy {accuracy:.3f} is no better than the largest class alone ({chance:.3f}, n = {n})"
+        if not reason:
+            return []
+        return [Flag("collapsed", f"the training collapsed: {reason}", "train another seed, or lower the learning rate")]
+
+    def _stalled(self) -> bool:
+        """No better validation loss for `patience` epochs, or a loss that is not finite."""
+        losses = [_or_inf(h["valid_loss"]) for h in self.history]
+        if losses and not math.isfinite(losses[-1]):
+            return True
+        return bool(self.recipe.patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= self.recipe.patience
+
+    # ------------------------------------------------------------------ checkpoint
+
+    def _identity(self) -> str:
+        h = hashlib.sha256(json.dumps(asdict(self.recipe), sort_keys=True).encode())
+        for galaxies in (self.source, self.valid, self.target):
+            h.update(b"none" if galaxies is None else galaxies.digest().encode())
+        return h.hexdigest()
+
+    def _keep(self, checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            return
+        state = {
+            "identity": self.identity,
+            "network": self.network.state_dict(),
+            "transfer": self.transfer.state_dict() if self.transfer else {},
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        write_whole(checkpoint, lambda file: torch.save(state, file))
+
+    def _resume(self, checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            return
+        self.identity = self._identity()
+        if not checkpoint.exists():
+            return
+        state, _ = read_weights(checkpoint)
+        if not isinstance(state, dict) or state.get("identity") != self.identity:
+            raise InputError(
+                f"{checkpoint} belongs to another training", "one with the same recipe and data", "delete it or name another --out"
+            )
+        self.network.load_state_dict(state["network"])
+        if self.transfer:
+            self.transfer.load_state_dict(state["transfer"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
+
+
+def _logits(output: Any) -> torch.Tensor:
+    return output[-1] if isinstance(output, (tuple, list)) else output
+
+
+def _or_inf(value: float) -> float:
+    return value if math.isfinite(value) else math.inf

@@ -1,0 +1,252 @@
+"""The command line. Heavy modules load inside the commands, so that `--help` and read-side commands answer at once.
+
+Exit status: 0 fine; 1 the verdict is no (a training collapsed); 2 the input or the command was wrong; 3 a fault of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perturbations.errors import BrokenPromise, InputError
+from robustastro.progress import say, shown
+
+app = typer.Typer(
+    name="robustastro",
+    help="How far does a galaxy classifier fall under what surveys, pipelines and adversaries do to images?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelFile = Annotated[Path, typer.Option("--model", help="Bundle (.pt), or weights with --arch and --contract.")]
+DataFile = Annotated[str | None, typer.Option("--data", help="Images: .h5, .npz, .npy, FITS, or a directory.")]
+Arch = Annotated[str | None, typer.Option(help="convnet, resnet18, or FILE.py:Class (runs that file's code).")]
+Contract = Annotated[Path | None, typer.Option(help="TOML file: how images become the network's input.")]
+ExposureFile = Annotated[Path | None, typer.Option("--exposure", help="TOML file: what a pixel means.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the catalogue that holds the label.")]
+Masked = Annotated[str | None, typer.Option(help="Galaxies with masked pixels: reject or interpolate.")]
+Bands = Annotated[str | None, typer.Option(help="Names of the data's channels in their order, for instance g,r,i.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else goes to stderr.")]
+Options = Annotated[list[str] | None, typer.Option("-p", "--option", help="name=value; repeatable.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from robustastro import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="perturbations, models, surveys, methods or figures.")],
+    as_json: Json = False,
+) -> None:
+    """List what there is: perturbations, models, surveys, methods, figures."""
+    from robustastro import listing
+
+    rows = listing.rows(what)
+    print(json.dumps(rows, indent=1) if as_json else listing.text(what, rows))
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(help="A model file, a data file or directory, or a run.")],
+    init_contract: Annotated[bool, typer.Option("--init-contract", help="Print a contract to start from.")] = False,
+    exposure: ExposureFile = None,
+    label_column: LabelColumn = "label",
+    masked: Masked = None,
+    bands: Bands = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a model or data file is, and whether it is safe and consistent. Runs nothing that is in it."""
+    from robustastro import inspection
+
+    reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
+    if init_contract:
+        print(inspection.first_contract(file, **reading), end="")
+        return
+    facts = inspection.facts(file, **reading)
+    print(json.dumps(facts, indent=1) if as_json else inspection.text(facts))
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="HDF5 file to write.")],
+    n: Annotated[int, typer.Option("-n", "--number", help="Galaxies.")] = 3000,
+    survey: Annotated[str, typer.Option(help="See robustastro list surveys.")] = "LSST",
+    bands: Annotated[str, typer.Option(help="Bands, for instance g,r,i.")] = "g,r,i",
+    depth: Annotated[str, typer.Option(help="Years (Y1 to Y10), or the fraction of the full exposure.")] = "Y10",
+    classes: Annotated[str, typer.Option(help="Morphologies.")] = "spiral,elliptical,merger",
+    seeing: Annotated[float | None, typer.Option(help="PSF FWHM [arcsec]; default: the survey's, per band.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the image [pixels].")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same galaxies at any depth.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes that draw galaxies.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Simulate labelled galaxies with GalSim, observed by a survey at some depth."""
+    from robustastro.data import mocks
+    from robustastro.data.readers.hdf5 import write_hdf5
+
+    recipe = mocks.Recipe(
+        survey=survey, bands=_split(bands), depth=mocks.parse_depth(depth), classes=_split(classes), n=n, seed=seed,
+        size=size, seeing=seeing,
+    )  # fmt: skip
+    with shown() as progress:
+        galaxies = mocks.simulate(recipe, processes=processes, progress=lambda d, t: progress("simulate", d, t))
+        write_hdf5(galaxies, out)
+    result = {"schema": 1, "out": str(out), "n": len(galaxies), "domain": galaxies.domain, "recipe": recipe.to_dict()}
+    print(json.dumps(result, indent=1) if as_json else f"{out}: {len(galaxies)} galaxies, {galaxies.domain}")
+
+
+@app.command()
+def train(
+    source: Annotated[str, typer.Option(help="Labelled images of the source domain.")],
+    out: Annotated[Path, typer.Option(help="Bundle to write (.pt).")],
+    method: Annotated[str, typer.Option(help="none, mmd or dann; see robustastro list methods.")] = "none",
+    target: Annotated[str | None, typer.Option(help="Images of the target domain; labels are not used.")] = None,
+    arch: Annotated[str, typer.Option(help="convnet, resnet18, tiny, or FILE.py:Class (runs that file).")] = "convnet",
+    seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 20,
+    batch: Annotated[int, typer.Option(help="Galaxies per domain and step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
+    patience: Annotated[int, typer.Option(help="Epochs without a better validation loss; 0: never stop.")] = 6,
+    paired: Annotated[bool, typer.Option("--paired", help="Let a galaxy train in both domains.")] = False,
+    option: Options = None,
+    label_column: LabelColumn = "label",
+    exposure: ExposureFile = None,
+    masked: Masked = None,
+    bands: Bands = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a network with or without domain adaptation, and write a bundle. Exit status 1 if the training collapsed."""
+    from robustastro import commands
+
+    settings = {
+        "method": method, "arch": arch, "seed": seed, "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
+        "patience": patience, "paired": paired, "options": option or [],
+    }  # fmt: skip
+    reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
+    with shown() as progress:
+        result = commands.train(settings, source, target, out, reading, device, progress)
+    for flag in result["flags"]:
+        say(f"flag {flag['code']}: {flag['message']}. {flag['remedy']}.")
+    print(json.dumps(result, indent=1) if as_json else commands.training_text(result))
+    if any(flag["code"] == "collapsed" for flag in result["flags"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def attack(
+    model: ModelFile,
+    attack: Annotated[str, typer.Option(help="Any perturbation; see robustastro list perturbations.")],
+    data: DataFile = None,
+    severity: Annotated[int | None, typer.Option(help="Rung of the ladder, 1 to 5.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Strength in the perturbation's unit.")] = None,
+    option: Options = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many galaxies, chosen by key.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Galaxies at a time: memory and speed, never the numbers.")] = 64,
+    arch: Arch = None,
+    contract: Contract = None,
+    latent: Annotated[str | None, typer.Option(help="Module whose input is the latent vector.")] = None,
+    exposure: ExposureFile = None,
+    label_column: LabelColumn = "label",
+    masked: Masked = None,
+    bands: Bands = None,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Evaluation seed.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run directory; resumed if it holds the same run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Perturb galaxies, run the model on them, and say how far it falls."""
+    from robustastro import commands
+
+    step = commands.checked_step(attack, severity, strength, option or [])
+    reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
+    with shown() as progress:
+        record = commands.attack(
+            step, model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit, batch=batch_size,
+            device=device, seed=seed, out=out, progress=progress,
+        )  # fmt: skip
+    for path in commands.draw(record):
+        say(f"figure {path}")
+    result = commands.attack_result(record)
+    print(json.dumps(result, indent=1) if as_json else commands.attack_text(record, result))
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="See robustastro list figures.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are drawn together.")],
+    out: Annotated[Path, typer.Option(help="File to write, .pdf or .png.")],
+) -> None:
+    """Draw a figure from one or more runs."""
+    from robustastro import figures
+    from robustastro.figures.style import save
+    from robustastro.record import Record
+
+    save(figures.get(name).figure([Record.open(run) for run in runs]), out)
+    print(out)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for figures, page, bundles and runs.")] = Path("reports/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the galaxies: only to see that it runs.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Simulate galaxies, train with and without adaptation, attack, measure, draw: under six minutes on two cores."""
+    from robustastro import demo as demonstration
+
+    with shown() as progress:
+        result = demonstration.run(out, quick=quick, device=device, progress=progress)
+    print(json.dumps(result, indent=1) if as_json else demonstration.text(out))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    # --debug is welcome anywhere, not only before the command
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        sys.exit(app(arguments, standalone_mode=True))
+    except InputError as problem:
+        if debug:
+            raise
+        say(f"robustastro: {problem}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("robustastro: interrupted; what is finished is kept, and the same command goes on from there")
+        sys.exit(130)
+    except BrokenPromise as problem:
+        if debug:
+            raise
+        say(f"robustastro: broken promise: {problem}")
+        sys.exit(3)
+    except Exception as problem:
+        if debug:
+            raise
+        say(f"robustastro: a fault of ours: {type(problem).__name__}: {problem} (--debug shows where; please report it)")
+        sys.exit(3)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+

@@ -1,0 +1,297 @@
+"""What `train` and `attack` do: find the data, run, and put the result into words and JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perturbations.core import get
+from perturbations.errors import InputError
+from perturbations.exposure import Exposure
+from robustastro.adapt.training import Recipe, Trained, select, stretched, write_bundle
+from robustastro.adapt.training import train as run_training
+from robustastro.data.galaxies import Galaxies
+from robustastro.data.readers import read, read_again
+from robustastro.evaluate.engine import choose, evaluate, id_hashes
+from robustastro.evaluate.plan import Plan, Step, step
+from robustastro.metrics.intervals import proportion
+from robustastro.metrics.summary import summarise
+from robustastro.metrics.tables import estimate_text, table
+from robustastro.models.bundles import Model, load_model
+from robustastro.models.subject import CHUNK, Subject
+from robustastro.progress import Progress, say
+from robustastro.record import Record, write_whole
+
+PATIENCE = 600.0  # seconds above which a --limit is suggested
+
+Reading = Mapping[str, Any]
+
+
+def open_data(path: str, reading: Reading) -> Galaxies:
+    """Galaxies of a file with the reading options of the command line; the reader's remarks are said."""
+    exposure, bands = reading.get("exposure"), reading.get("bands")
+    galaxies = read(
+        path,
+        exposure=None if exposure is None else Exposure.from_toml(exposure),
+        label_column=reading.get("label_column", "label"),
+        masked=reading.get("masked"),
+        bands=None if bands is None else [band.strip() for band in bands.split(",")],
+    )
+    for note in galaxies.notes:
+        say(f"{path}: {note}")
+    return galaxies
+
+
+def device_of(name: str) -> str:
+    """A torch device for the name on the command line."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"device '{name}' is not available", "auto, cpu, or a CUDA device of this machine", "use auto") from None
+    return name
+
+
+# ---------------------------------------------------------------------- train
+
+
+def train(
+    settings: Mapping[str, Any],
+    source: str,
+    target: str | None,
+    out: Path,
+    reading: Reading,
+    device: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train, write the bundle OUT and the training record beside it (.json), and return the result for `--json`."""
+    options = {}
+    for text in settings["options"]:
+        name, _, value = text.partition("=")
+        try:
+            options[name] = float(value)
+        except ValueError:
+            raise InputError(f"option '{text}'", "name=number", "for instance -p weight=0.5") from None
+    recipe = Recipe(**{**settings, "options": options}).resolved()
+    if out.suffix != ".pt":
+        raise InputError(f"--out {out}", "a file name ending in .pt", "name the bundle, for instance dann.pt")
+    from_source = open_data(source, reading)
+    from_target = None if target is None else open_data(target, reading)
+    return fit(recipe, from_source, from_target, out, device_of(device), progress)
+
+
+def fit(
+    recipe: Recipe, source: Galaxies, target: Galaxies | None, out: Path, device: str, progress: Progress
+) -> dict[str, Any]:
+    """Train on galaxies, write bundle and record, measure both test splits, and return the result for `--json`."""
+    checkpoint = out.with_suffix(".partial")
+    said = f"{recipe.method}, seed {recipe.seed}"
+    trained = run_training(
+        recipe, source, target, device=device, checkpoint=checkpoint,
+        progress=lambda epoch, epochs, _: progress(f"train {said}", epoch, epochs),
+    )  # fmt: skip
+    record = trained.record | {
+        "test": {
+            name: _test_accuracy(trained, galaxies, device)
+            for name, galaxies in (("source", source), ("target", target))
+            if galaxies is not None and galaxies.labels is not None
+        }
+    }
+    result = {"schema": 1, "out": str(out), **record}
+    write_bundle(out, Trained(trained.network, trained.contract, record, trained.flags, trained.train_ids), source, target, device)
+    write_whole(out.with_suffix(".json"), lambda file: file.write_text(json.dumps(result, indent=1) + "\n"))
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _test_accuracy(trained: Trained, galaxies: Galaxies, device: str) -> dict[str, Any]:
+    """Accuracy on the test split, measured after training; it decides nothing."""
+    test = select(galaxies, "test").with_classes(trained.contract.classes)
+    subject = Subject(trained.network, trained.contract, device=device)
+    predicted = subject.outputs(stretched(test, trained.contract)).logits.argmax(dim=1).numpy()
+    return {"domain": test.domain, "accuracy": proportion(predicted == test.labels).to_dict()}
+
+
+def training_text(result: Mapping[str, Any]) -> str:
+    """The result of a training for people."""
+    recipe = result["recipe"]
+    lines = [
+        f"{result['out']}: {recipe['arch']}, method {recipe['method']}, seed {recipe['seed']}, best of "
+        f"{len(result['history'])} epochs {result['best_epoch']}, {result['seconds']:.0f} s"
+    ]
+    for name, test in result["test"].items():
+        accuracy = test["accuracy"]
+        lines.append(
+            f"  {name} test ({test['domain']}): accuracy {estimate_text(accuracy, 100.0, 1)}%, n = {accuracy['n']}"
+        )
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------- attack
+
+
+def checked_step(name: str, severity: int | None, strength: float | None, options: Sequence[str]) -> Step:
+    """The perturbation asked for; wrong names and strengths are said before anything is loaded."""
+    return step(name, severity=severity, strength=strength, options=options)
+
+
+def attack(
+    wanted: Step,
+    model_path: Path,
+    data: str | None,
+    reading: Reading,
+    *,
+    arch: str | None,
+    contract: Path | None,
+    latent: str | None,
+    limit: int | None,
+    batch: int,
+    device: str,
+    seed: int,
+    out: Path | None,
+    progress: Progress,
+) -> Record:
+    """Load, plan, say how long it will take, and run."""
+    model = load_model(model_path, arch, contract, latent)
+    galaxies = choose(test_data(model, data, reading, progress).with_classes(model.contract.classes), limit)
+    return run([wanted], model, galaxies, out, seed=seed, limit=limit, batch=batch, device=device, progress=progress)
+
+
+def run(
+    steps: Sequence[Step],
+    model: Model,
+    galaxies: Galaxies,
+    out: Path | None,
+    *,
+    seed: int,
+    limit: int | None,
+    device: str,
+    progress: Progress,
+    batch: int = 64,
+) -> Record:
+    """Run steps on galaxies (after `limit`); without `out`, in runs/MODEL-ATTACK-PLAN, so that the same command resumes."""
+    device = device_of(device)
+    plan = Plan(
+        model=model.sha256,
+        data=galaxies.digest(),
+        contract=model.contract.to_dict(),
+        steps=tuple(steps),
+        seed=seed,
+        limit=limit,
+        latent=model.latent,
+    )
+    names = "-".join(s.name.replace(":", "-") for s in steps)
+    place = out or Path("runs") / f"{Path(model.path).stem}-{names}-{plan.digest()[:8]}"
+    _say_estimate(plan, model, galaxies, device)
+    record = evaluate(plan, model, galaxies, place, device=device, batch=batch, progress=progress)
+    for flag in record.run["flags"]:
+        say(f"flag {flag['code']}: {flag['message']}. {flag['remedy']}.")
+    return record
+
+
+def test_data(model: Model, path: str | None, reading: Reading, progress: Progress) -> Galaxies:
+    """The galaxies to test on: those of --data, or the test data that the bundle names.
+
+    Of galaxies that the model was trained on, the test split; otherwise all.
+    """
+    if path is not None:
+        galaxies = open_data(path, reading)
+        if model.trained_on is None or not bool(torch.isin(id_hashes(galaxies.ids), model.trained_on).any()):
+            return galaxies
+        test = select(galaxies, "test")
+        say(f"{path}: the model was trained on some of these {len(galaxies)} galaxies; using the {len(test)} of the test split")
+        return test
+    source = model.data.get("source") or {}
+    if "recipe" in source:
+        from robustastro.data.mocks import Recipe as MockRecipe
+        from robustastro.data.mocks import simulate
+
+        galaxies = simulate(MockRecipe.from_dict(source["recipe"]), progress=lambda d, t: progress("simulate", d, t))
+    elif "path" in source:
+        galaxies = read_again(source)
+    else:
+        raise InputError(
+            f"{model.path} names no test data", "data to attack",
+            "add --data FILE, or use a bundle written by robustastro train",
+        )  # fmt: skip
+    test = select(galaxies, "test")
+    if test.digest() != model.data["test_sha256"]:
+        raise InputError(
+            f"the test data that {model.path} names ({source.get('path', 'a simulate recipe')}) have changed",
+            "the same images, labels and ids as at training",
+            "name the data with --data FILE, or train again",
+        )
+    return test
+
+
+def _say_estimate(plan: Plan, model: Model, galaxies: Galaxies, device: str) -> None:
+    """How long the forward passes will take, at most, from one timed pass."""
+    queries = 1
+    for wanted in plan.steps:
+        entry = get(wanted.name)
+        most = entry.most_queries(wanted.options) if entry.most_queries else 1
+        queries += len(wanted.strengths) * most
+    subject = Subject(model.network, model.contract, model.latent, device, plan.chunk)
+    x = model.contract.to_input(galaxies.batch(slice(0, 1)), galaxies.bands)
+    subject.outputs(x)  # the first pass also allocates
+    started = time.monotonic()
+    subject.outputs(x)
+    each = (time.monotonic() - started) / plan.chunk * queries
+    seconds = each * len(galaxies)
+    if seconds < 2.0:
+        return
+    text = f"{len(galaxies)} galaxies, at most {queries} forward passes each: {_minutes(seconds)} or less on {device}"
+    if seconds > PATIENCE:
+        text += f"; --limit {max(1, int(PATIENCE / each))} takes ten minutes"
+    say(text)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def attack_result(record: Record) -> dict[str, Any]:
+    """The document of `attack --json` (schema 1) for a record with one perturbation."""
+    about = record.run
+    return {
+        "schema": 1,
+        "run": str(record.path),
+        "model": about["model"],
+        "data": {k: v for k, v in about["data"].items() if k != "source"},
+        "perturbation": about["perturbations"][0],
+        "seed": about["seed"],
+        "flags": about["flags"],
+        "results": summarise(record),
+    }
+
+
+def attack_text(record: Record, result: Mapping[str, Any]) -> str:
+    """The results of a run for people."""
+    about = record.run
+    data = about["data"]
+    head = f"{about['model']['name']} on {data['n']} galaxies of {data['domain']}; run {record.path}"
+    return f"{head}\n{table(result['results'])}"
+
+
+def draw(record: Record) -> list[Path]:
+    """Every figure that the run can give, in its folder `figures`."""
+    from robustastro import figures
+    from robustastro.figures.style import save
+
+    made = []
+    for name in figures.FIGURES:
+        module = figures.get(name)
+        try:
+            figure = module.figure([record])
+        except InputError:
+            continue  # nothing of that kind in this run
+        path = record.path / "figures" / f"{name}.png"
+        save(figure, path)
+        made.append(path)
+    return made

@@ -1,0 +1,378 @@
+"""The one loop that runs models: clean pass, then each perturbation, strength and shard; everything measured, nothing trusted."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from perturbations.core import Perturbation, distance, get, refusal
+from perturbations.draws import Draws
+from perturbations.errors import BrokenPromise, InputError
+from robustastro.adapt.training import id_hashes
+from robustastro.data.galaxies import Galaxies
+from robustastro.evaluate.plan import Plan, Step
+from robustastro.models.bundles import Model
+from robustastro.models.doubts import TOLERANCE, doubts
+from robustastro.models.subject import Outputs, Subject
+from robustastro.record import Flag, Head, Record, jsonable
+
+BATCH = 64
+LOOK = 64  # galaxies on which doubts are measured
+PACKAGES = ("robustastro", "torch", "numpy", "scipy", "astropy", "galsim", "surveycodex", "pillow")
+
+Progress = Callable[[str, int, int], None]
+
+
+def choose(galaxies: Galaxies, limit: int | None) -> Galaxies:
+    """At most `limit` galaxies, chosen by a hash of their id, in their own order."""
+    if limit is None or limit >= len(galaxies):
+        return galaxies
+    if limit < 1:
+        raise InputError(f"--limit {limit}", "at least 1", "leave it out to use all galaxies")
+    return galaxies.take(np.sort(_by_key(galaxies.ids)[:limit]))
+
+
+def evaluate(
+    plan: Plan,
+    model: Model,
+    galaxies: Galaxies,
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> Record:
+    """Run a plan and return its record. Units that are already there are not run again.
+
+    Parameters
+    ----------
+    plan : made for exactly this model and these galaxies (after `limit`).
+    model : as read from its file.
+    galaxies : with labels, or without (then accuracies are null).
+    out : run directory; a run with the same plan is resumed.
+    device : "cpu", "cuda", ...
+    batch : galaxies perturbed at a time; changes memory and speed, never the numbers.
+    progress : called with (what, done, total).
+
+    Raises
+    ------
+    InputError : the directory holds another run; a perturbation refuses these images.
+    BrokenPromise : a perturbation left its contract, or changed the network.
+    """
+    started = time.monotonic()
+    if batch < 1:
+        raise InputError(f"--batch-size {batch}", "at least 1", "leave it out for the default")
+    subject = Subject(model.network, model.contract, model.latent, device, plan.chunk)
+    run = _Run(plan, model, subject, galaxies.with_classes(model.contract.classes), Record(out), batch, progress)
+    run.check_units()
+    run.start()
+    for step in plan.steps:
+        run.step(step)
+    run.finish(time.monotonic() - started)
+    return run.record
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    model: Model
+    subject: Subject
+    galaxies: Galaxies
+    record: Record
+    batch: int
+    progress: Progress | None
+
+    def check_units(self) -> None:
+        """Refuse, before anything is written, what these images cannot bear."""
+        for step in self.plan.steps:
+            if get(step.name).space == "flux" and self.galaxies.exposure is None:
+                raise refusal(get(step.name))
+        if (self.record.path / "run.json").exists():
+            there = Record.open(self.record.path).run.get("plan_sha256")
+            if there != self.plan.digest():
+                raise InputError(
+                    f"{self.record.path} holds another run (plan {str(there)[:12]}, this one {self.plan.digest()[:12]})",
+                    "an empty directory, or a run of the same plan to resume",
+                    "name another --out",
+                )
+
+    def start(self) -> None:
+        """The clean pass, the doubts, and run.json."""
+        self.fingerprint = self.subject.fingerprint()
+        parts = []
+        for start in range(0, len(self.galaxies), self.plan.shard):
+            rows = slice(start, start + self.plan.shard)
+            x = self.model.contract.to_input(self.galaxies.batch(rows), self.galaxies.bands)
+            parts.append(self.subject.outputs(x))
+            self._tell("clean", min(start + self.plan.shard, len(self.galaxies)), len(self.galaxies))
+        self.clean = Outputs(torch.cat([p.logits for p in parts]), torch.cat([p.latent for p in parts]))
+        self.flags = self._flags()
+        self._write_run(None)
+        self._write_galaxies()
+        self.record.write_head(self._head())
+        self.kept = set(_by_key(self.galaxies.ids)[: self.plan.kept_images].tolist())
+
+    def step(self, step: Step) -> None:
+        entry = get(step.name)
+        if entry.version != step.version:
+            raise InputError(
+                f"{step.name} version {step.version} in the plan", f"version {entry.version} is installed", "start a new run"
+            )
+        total = len(self.galaxies) * len(step.strengths)
+        done = 0
+        for strength in step.strengths:
+            for number, start in enumerate(range(0, len(self.galaxies), self.plan.shard)):
+                rows = np.arange(start, min(start + self.plan.shard, len(self.galaxies)))
+                if not self.record.has_shard(step.name, strength, number):
+                    table, images = self._shard(entry, step, strength, rows, done, total)
+                    self.record.write_images(step.name, strength, images, number)
+                    self.record.write_shard(step.name, strength, number, table)
+                done += len(rows)
+                self._tell(step.name, done, total)
+
+    def finish(self, seconds: float) -> None:
+        """run.json again, with the time it took (of this call; a resumed run adds up)."""
+        before = self.record.run.get("timing") or {}
+        self._write_run({"seconds": round(seconds + before.get("seconds", 0.0), 2)})
+
+    # ------------------------------------------------------------------ one shard
+
+    def _shard(
+        self, entry: Perturbation, step: Step, strength: float, rows: np.ndarray, done: int, total: int
+    ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+        clean, perturbed, extra = [], [], []
+        for start in range(0, len(rows), self.batch):
+            which = rows[start : start + self.batch]
+            x, changed, columns = self._perturb(entry, step, strength, which)
+            clean.append(x.cpu())
+            perturbed.append(changed.cpu())
+            extra.append(columns)
+            self._tell(entry.name, done + start + len(which), total)
+        before, after = torch.cat(clean), torch.cat(perturbed)
+        outputs = self.subject.outputs(after)
+        if self.subject.fingerprint() != self.fingerprint:
+            raise BrokenPromise(f"{entry.name} changed the network (weights, gradients, mode or hooks)")
+        table = pd.DataFrame(
+            {
+                "id": [self.galaxies.ids[i] for i in rows],
+                "logits": list(outputs.logits.numpy()),
+                "latent": list(outputs.latent.numpy()),
+                **{
+                    column: np.asarray(distance(after, before, norm), dtype=np.float64)
+                    for column, norm in (("l0", "L0"), ("l2", "L2"), ("linf", "Linf"))
+                },
+                **{name: _flat([c[name] for c in extra]) for name in extra[0]},
+            }
+        )
+        if "success" in table:
+            table["success"] = self._measured_success(step, rows, outputs.logits)
+        kept = [k for k, row in enumerate(rows) if int(row) in self.kept]
+        images = {
+            "ids": np.array([self.galaxies.ids[rows[k]] for k in kept], dtype=str),
+            "clean": before[kept].numpy(),
+            "perturbed": after[kept].numpy(),
+        }
+        return table, images
+
+    def _perturb(
+        self, entry: Perturbation, step: Step, strength: float, which: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Clean and perturbed input images of a few galaxies, and what an attack says of itself."""
+        contract, bands = self.model.contract, self.galaxies.bands
+        ids = [self.galaxies.ids[i] for i in which]
+        purpose = "attack" if entry.kind == "attack" else "perturb"
+        draws = Draws(ids, self.plan.seed, purpose, device=self.subject.device if entry.kind == "attack" else "cpu")
+        raw = self.galaxies.batch(which)
+        x = contract.to_input(raw, bands)
+        if entry.kind == "attack":
+            images = x.to(self.subject.device)
+            victim = self.subject.victim(images)
+            labels = self._targets(which).to(self.subject.device)
+            result = entry.run_attack(images, labels, victim, strength, draws, **step.options)
+            columns: dict[str, Any] = {"queries": result.queries.cpu().numpy(), "success": result.success.cpu().numpy()}
+            for name, values in result.details.items():
+                columns[name] = list(torch.as_tensor(values).cpu().flatten(1).numpy()) if _many(values) else np.asarray(values)
+            return x, result.images, columns
+        if entry.space == "flux":
+            changed = entry(self.galaxies.observation(which), strength, draws, **step.options)
+            return x, contract.to_input(changed.flux, bands), {}
+        return x, entry(x, strength, draws, **step.options), {}
+
+    def _targets(self, which: np.ndarray) -> torch.Tensor:
+        """The labels an attack starts from: the true ones, or the model's own where there are none."""
+        if self.galaxies.labels is None:
+            return self.clean.logits[which].argmax(dim=1)
+        return torch.from_numpy(self.galaxies.labels[which])
+
+    def _measured_success(self, step: Step, rows: np.ndarray, logits: torch.Tensor) -> np.ndarray:
+        """Measured here, whatever the attack claims: right before, and afterwards wrong (or the target class)."""
+        labels, before = self._targets(rows), self.clean.logits[rows].argmax(dim=1)
+        after = logits.argmax(dim=1)
+        target = step.options.get("target")
+        hit = after != labels if target is None else after == int(target)
+        return ((before == labels) & hit & (after != before)).numpy()
+
+    # ------------------------------------------------------------------ what is written
+
+    def _flags(self) -> list[Flag]:
+        look = slice(0, LOOK)
+        raw = self.galaxies.batch(look)[:, self.model.contract.channel_order(self.galaxies.bands)]
+        x = self.model.contract.to_input(self.galaxies.batch(look), self.galaxies.bands)
+        first = Outputs(self.clean.logits[: len(x)], self.clean.latent[: len(x)])
+        flags = doubts(self.subject, raw, x, first)
+        flags += [Flag(**flag) for flag in self.model.training.get("flags", ())]
+        identity = self._identity_flag(x, first)
+        if identity:
+            flags.append(identity)
+        if self.model.trained_on is not None:
+            overlap = int(torch.isin(id_hashes(self.galaxies.ids), self.model.trained_on).sum())
+            if overlap:
+                flags.append(
+                    Flag(
+                        "training_overlap",
+                        f"{overlap} of {len(self.galaxies)} galaxies were used in training",
+                        "attack the test split",
+                    )
+                )
+        return flags
+
+    def _identity_flag(self, x: torch.Tensor, clean: Outputs) -> Flag | None:
+        """Identity strength and zero budget must give exactly the clean predictions."""
+        which = np.arange(len(x))
+        for step in self.plan.steps:
+            entry = get(step.name)
+            if entry.identity is None:
+                continue
+            _, same, _ = self._perturb(entry, step, entry.identity, which)
+            gap = (self.subject.outputs(same.cpu()).logits - clean.logits).abs().max()
+            if not torch.equal(same.cpu(), x) or not float(gap) <= TOLERANCE:
+                return Flag(
+                    "zero_budget",
+                    f"{step.name} at its identity strength {entry.identity:g} does not give the clean predictions",
+                    "report it; numbers of this perturbation are not differences from clean",
+                )
+        return None
+
+    def _write_galaxies(self) -> None:
+        n = len(self.galaxies)
+        labels = np.full(n, -1) if self.galaxies.labels is None else self.galaxies.labels
+        own = {"id", "label", "logits", "latent", "split"}
+        split = self.galaxies.catalogue.get("split")
+        table = pd.DataFrame(
+            {
+                "id": self.galaxies.ids,
+                "label": labels,
+                "split": ["" for _ in range(n)] if split is None else split.astype(str),
+                **{str(c): v for c, v in self.galaxies.catalogue.items() if c not in own},
+                "logits": list(self.clean.logits.numpy()),
+                "latent": list(self.clean.latent.numpy()),
+            }
+        )
+        self.record.write_galaxies(table)
+
+    def _head(self) -> Head:
+        linear = self.subject.head
+        centroids, origin = self.model.centroids, "clean source training galaxies"
+        if centroids is None and self.galaxies.labels is not None:
+            labels = torch.from_numpy(self.galaxies.labels)
+            origin = "the clean galaxies of this run: the model file holds no centroids"
+            centroids = torch.stack(
+                [self.clean.latent[labels == k].mean(dim=0) for k in range(len(self.galaxies.classes))]
+            )
+        return Head(
+            None if linear is None else linear.weight.detach().cpu().numpy(),
+            None if linear is None else (0.0 * linear.weight[:, 0] if linear.bias is None else linear.bias).detach().cpu().numpy(),
+            None if centroids is None else centroids.numpy(),
+            centroids_from="" if centroids is None else origin,
+            kind="other" if linear is None else "linear",
+        )
+
+    def _write_run(self, timing: dict[str, Any] | None) -> None:
+        entries = [(get(step.name), step) for step in self.plan.steps]
+        existing = (self.record.path / "run.json").exists()
+        if timing is None and existing:
+            timing = self.record.run.get("timing")
+        exposure = self.galaxies.exposure
+        run = {
+            "plan": self.plan.model_dump(mode="json"),
+            "plan_sha256": self.plan.digest(),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "model": {
+                "path": self.model.path,
+                "name": Path(self.model.path).stem,
+                "sha256": self.model.sha256,
+                "arch": self.model.arch,
+                "method": self.model.training.get("method"),
+                "training_seed": self.model.training.get("seed"),
+                "latent": self.subject.latent_name,
+            },
+            "data": {
+                "domain": self.galaxies.domain,
+                "n": len(self.galaxies),
+                "sha256": self.plan.data,
+                "labelled": self.galaxies.labels is not None,
+                "source": dict(self.galaxies.source),
+                "notes": list(self.galaxies.notes),
+            },
+            "exposure": None if exposure is None else exposure.summary().to_dict(),
+            "contract": self.model.contract.to_dict(),
+            "seed": self.plan.seed,
+            "perturbations": [
+                e.facts()
+                | {"options": s.options, "rungs": [{"severity": e.severity(v), "strength": v} for v in s.strengths]}
+                for e, s in entries
+            ],
+            "versions": {name: _version(name) for name in PACKAGES},
+            "git": _commit(),
+            "device": _device(self.subject.device),
+            "timing": timing,
+            "flags": [flag.to_dict() for flag in self.flags],
+        }
+        self.record.write_run(jsonable(run))
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self.progress:
+            self.progress(what, done, total)
+
+
+def _by_key(ids: tuple[str, ...]) -> np.ndarray:
+    return np.argsort([hashlib.blake2b(f"choose\0{i}".encode(), digest_size=8).digest() for i in ids], kind="stable")
+
+
+def _many(values: Any) -> bool:
+    return torch.as_tensor(values).ndim > 1
+
+
+def _flat(parts: list[Any]) -> list[Any]:
+    return [value for part in parts for value in part]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the clone this package runs from, if it does."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    found = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def _device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,97 @@
+"""Plan: everything that the numbers of a run depend on, with every default resolved. Nothing else is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from perturbations.core import get
+from perturbations.errors import InputError
+from robustastro.models.subject import CHUNK
+
+SHARD = 250  # galaxies per file of a unit
+
+
+class Step(BaseModel):
+    """One perturbation at some strengths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    version: int
+    strengths: tuple[float, ...]
+    options: dict[str, Any] = {}
+
+
+class Plan(BaseModel):
+    """What to run on what.
+
+    Parameters
+    ----------
+    model : SHA-256 of the model file.
+    data : SHA-256 over the galaxies (ids, labels, pixels, exposure) after `limit`.
+    contract : how images become input; part of the plan because it may come from a file of its own.
+    steps : perturbations with their strengths and options.
+    seed : evaluation seed of the draws.
+    limit : at most so many galaxies, chosen by key; None for all.
+    chunk : images per forward pass.
+    shard : galaxies per file; the granularity of resuming.
+    kept_images : galaxies whose images are kept for figures.
+    latent : module whose input is the latent vector; None for the last Linear.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    data: str
+    contract: dict[str, Any]
+    steps: tuple[Step, ...]
+    seed: int = 0
+    limit: int | None = None
+    chunk: int = CHUNK
+    shard: int = SHARD
+    kept_images: int = 16
+    latent: str | None = None
+
+    def digest(self) -> str:
+        """SHA-256 of the plan."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def step(
+    name: str,
+    *,
+    severity: int | None = None,
+    strength: float | None = None,
+    options: Mapping[str, Any] | Sequence[str] = (),
+) -> Step:
+    """A perturbation by name, at one severity, one strength, or its whole ladder.
+
+    Parameters
+    ----------
+    options : a mapping, or "name=value" strings of the command line.
+
+    Raises
+    ------
+    InputError : an unknown name or option, a severity that is not a rung, or both severity and strength.
+    """
+    entry = get(name)
+    if severity is not None and strength is not None:
+        raise InputError(f"both severity {severity} and strength {strength:g}", "one of them", "drop one")
+    if severity is not None and not 1 <= severity <= len(entry.ladder):
+        raise InputError(
+            f"severity {severity}", f"{name} has severities 1 to {len(entry.ladder)}", "choose one, or give --strength"
+        )
+    strengths = entry.ladder if severity is None else (entry.ladder[severity - 1],)
+    strengths = strengths if strength is None else (float(strength),)
+    given = dict(options) if isinstance(options, Mapping) else dict(_pair(text) for text in options)
+    return Step(name=name, version=entry.version, strengths=strengths, options=entry.resolve(given))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"option '{text}'", "name=value", "for instance -p pop=400")
+    return name, value

@@ -1,0 +1,123 @@
+"""The results of a run: one entry per perturbation and strength, each number with its 95% interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from perturbations.errors import InputError
+from robustastro.metrics.distances import boundary_reason, latent_scale
+from robustastro.metrics.intervals import NOTHING, Estimate, mean, median, paired_drop, proportion
+from robustastro.metrics.paired import Paired, pair
+from robustastro.record import Record, Unit
+
+
+def summarise(record: Record) -> list[dict[str, Any]]:
+    """The `results` of `attack --json`, for each unit of a record that has rows, in the order of the plan.
+
+    An estimate is {"value", "low", "high", "n"}, null where there is nothing to estimate. A unit that was interrupted
+    has a smaller `n`; one that has not begun is left out. All numbers of an entry are of the same galaxies.
+
+    - `clean_accuracy`, `perturbed_accuracy` (Wilson), `accuracy_drop` (paired, Newcombe) and `per_class` are fractions
+      of the labelled galaxies.
+    - `attack_success_rate`: flipped / clean-correct (Wilson), for corruptions too.
+    - `latent_shift` over all galaxies, `flip_distance` over flipped ones, `boundary_distance` and `centroid_margin` at
+      the perturbed image and, with `_clean`, at the clean one: means with t intervals. `boundary_reason` says why a
+      boundary distance is null.
+    - `_scaled`: the same divided by `latent_scale`, the mean distance between class centroids over its `n` pairs.
+    - `queries_median`: forward passes of an attack per clean-correct galaxy (order-statistic interval); null for
+      corruptions.
+    """
+    entries = {p["name"]: p for p in record.run["perturbations"]}
+    results = []
+    for unit in record.units():
+        paired = pair(record, unit)
+        if paired is not None:
+            results.append(_result(record, unit, entries[unit.perturbation], paired))
+    return results
+
+
+def common_flips(records: Mapping[str, Record], perturbation: str, strength: float) -> dict[str, dict[str, Any]]:
+    """Flip distances of several models over the galaxies that were flipped in all of them.
+
+    A mean over each model's own flipped galaxies compares different galaxies: the sturdier model's are the harder ones.
+
+    Returns
+    -------
+    For each name: `flipped` (how many in that model), `flip_distance` and `flip_distance_scaled` over the common ones.
+
+    Raises
+    ------
+    InputError : a run has no row of that unit.
+    """
+    pairs: dict[str, Paired] = {}
+    for name, record in records.items():
+        found = pair(record, Unit(perturbation, strength, None, ""))
+        if found is None:
+            raise InputError(
+                f"{name} has no results of {perturbation} at {strength:g}", "runs of the same plan", "run or resume it"
+            )
+        pairs[name] = found
+    common = set.intersection(*(set(p.ids[p.flipped]) for p in pairs.values()))
+    answer = {}
+    for name, paired in pairs.items():
+        shift = paired.shift[[i in common for i in paired.ids]]
+        scale, _ = latent_scale(records[name].head.centroids)
+        answer[name] = {
+            "flipped": int(paired.flipped.sum()),
+            "flip_distance": mean(shift).to_dict(),
+            "flip_distance_scaled": mean(shift / scale).to_dict(),
+        }
+    return answer
+
+
+def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired) -> dict[str, Any]:
+    labelled, before, after = paired.labelled, paired.clean_correct, paired.perturbed_correct
+    head = record.head
+    scale, pairs = latent_scale(head.centroids)
+    distances = {
+        "latent_shift": paired.shift,
+        "flip_distance": paired.shift[paired.flipped],
+        "boundary_distance": paired.boundary,
+        "boundary_distance_clean": paired.boundary_clean,
+        "centroid_margin": paired.margin,
+        "centroid_margin_clean": paired.margin_clean,
+    }
+    estimates = {
+        "clean_accuracy": proportion(before[labelled]),
+        "perturbed_accuracy": proportion(after[labelled]),
+        "accuracy_drop": paired_drop(before[labelled], after[labelled]),
+        "attack_success_rate": proportion(paired.flipped[before]),
+        **{name: mean(values) for name, values in distances.items()},
+        **{f"{name}_scaled": mean(values / scale) for name, values in distances.items()},
+        "latent_scale": Estimate(scale, math.nan, math.nan, pairs),
+        "queries_median": _queries(entry, paired),
+    }
+    return {
+        "perturbation": unit.perturbation,
+        "parameter": entry["parameter"],
+        "severity": unit.severity,
+        "strength": unit.strength,
+        "unit": unit.unit,
+        "n": len(paired.ids),
+        **{name: estimate.to_dict() for name, estimate in estimates.items()},
+        "boundary_reason": boundary_reason(head),
+        "per_class": {
+            name: {
+                "n": int(np.sum(paired.labels == k)),
+                "clean_accuracy": proportion(before[paired.labels == k]).to_dict(),
+                "perturbed_accuracy": proportion(after[paired.labels == k]).to_dict(),
+            }
+            for k, name in enumerate(record.classes)
+        },
+    }
+
+
+def _queries(entry: Mapping[str, Any], paired: Paired) -> Estimate:
+    if entry["kind"] != "attack":
+        return NOTHING
+    attacked = paired.clean_correct if paired.labelled.any() else np.ones(len(paired.ids), dtype=bool)
+    return median(paired.queries[attacked])

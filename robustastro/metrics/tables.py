@@ -1,0 +1,112 @@
+"""Results as tables for people: percent, points, and the interval beside every number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+UNITS = {"1": "", "input": "input units", "pixel": ""}  # how a catalogue unit is written for people
+COLUMNS = {
+    "clean accuracy [%]": ("clean_accuracy", 100.0, 1),
+    "perturbed accuracy [%]": ("perturbed_accuracy", 100.0, 1),
+    "drop [points]": ("accuracy_drop", 100.0, 1),
+    "flipped [%]": ("attack_success_rate", 100.0, 1),
+    "shift / scale": ("latent_shift_scaled", 1.0, 2),
+    "boundary / scale": ("boundary_distance_scaled", 1.0, 2),
+    "median queries": ("queries_median", 1.0, 0),
+}
+NOTE = (
+    "Brackets: 95% intervals (accuracies and flipped: Wilson; drop: Newcombe, paired; distances: Student's t; queries: "
+    "order statistics). Flipped: of the galaxies that were right, those that became wrong. Shift: how far galaxies "
+    "moved in the latent space; boundary: how far they then are from leaving their class, negative where they have "
+    "left it; scale: mean distance between class centroids."
+)
+NOTE_COMPARE = "Accuracy in percent, with 95% Wilson intervals in brackets."
+
+
+def table(results: Sequence[Mapping[str, Any]], markdown: bool = False) -> str:
+    """One row per perturbation and strength, from `summarise`; columns without any number are left out."""
+    kept = {head: c for head, c in COLUMNS.items() if any(r[c[0]]["value"] is not None for r in results)}
+    rows = [
+        [
+            r["perturbation"],
+            strength_text(r),
+            str(r["n"]),
+            *(estimate_text(r[name], factor, digits) for name, factor, digits in kept.values()),
+        ]
+        for r in results
+    ]
+    return _layout(["perturbation", "strength", "n", *kept], rows, [_parameters(results), NOTE], markdown)
+
+
+def compare_table(results: Mapping[str, Sequence[Mapping[str, Any]]], markdown: bool = False) -> str:
+    """Accuracy, a column per model and a row per perturbation and strength, below the clean one of the same galaxies.
+
+    Parameters
+    ----------
+    results : name of a model to what `summarise` returned for it. A cell is "-" where a model lacks the unit.
+    """
+    found = {name: {(r["perturbation"], r["strength"]): r for r in rows} for name, rows in results.items()}
+    units = list(dict.fromkeys(key for rows in found.values() for key in rows))
+    rows: list[list[str]] = []
+    for perturbation in dict.fromkeys(name for name, _ in units):
+        for k, key in enumerate(key for key in units if key[0] == perturbation):
+            across = [of.get(key) for of in found.values()]
+            if k == 0:
+                rows.append([perturbation, "clean", _counts(across), *(_cell(r, "clean_accuracy") for r in across)])
+            strength = strength_text(next(r for r in across if r))
+            rows.append([perturbation, strength, _counts(across), *(_cell(r, "perturbed_accuracy") for r in across)])
+    every = [r for rows_of in results.values() for r in rows_of]
+    return _layout(["perturbation", "strength", "n", *found], rows, [_parameters(every), NOTE_COMPARE], markdown)
+
+
+def estimate_text(estimate: Mapping[str, Any], factor: float = 1.0, digits: int = 2) -> str:
+    """An estimate times `factor` as text: "85.0 [80.1, 89.0]", or "-" where there is no number."""
+    value, low, high = (estimate[k] for k in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    if low is None or high is None:
+        return f"{factor * value:.{digits}f}"
+    return f"{factor * value:.{digits}f} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
+
+
+def strength_text(result: Mapping[str, Any]) -> str:
+    """A strength with its unit: "0.6 arcsec"."""
+    return f"{result['strength']:.4g} {unit_text(result['unit'])}".strip()
+
+
+def unit_text(unit: str) -> str:
+    """A catalogue unit for people; empty where the strength is a pure number."""
+    return UNITS.get(unit, unit)
+
+
+def _cell(result: Mapping[str, Any] | None, field: str) -> str:
+    return estimate_text(result[field], 100.0, 1) if result else "-"
+
+
+def _counts(across: Sequence[Mapping[str, Any] | None]) -> str:
+    """Galaxies behind a row: one number where all models have the same, else one per model."""
+    counts = [str(r["n"]) if r else "-" for r in across]
+    return counts[0] if len(set(counts)) == 1 else "/".join(counts)
+
+
+def _parameters(results: Sequence[Mapping[str, Any]]) -> str:
+    """What the strength of each perturbation is."""
+    named = dict.fromkeys(f"{r['perturbation']}: {r['parameter']}" for r in results)
+    return f"Strength. {'; '.join(named)}." if named else "No results yet."
+
+
+def _layout(head: list[str], rows: list[list[str]], notes: list[str], markdown: bool) -> str:
+    if markdown:
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+        rule = ["---", "---"] + ["---:"] * (len(head) - 2)
+        lines = ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]
+        return "\n".join([*lines, "", *notes]) + "\n"
+    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:], "", *notes]) + "\n"

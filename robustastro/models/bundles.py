@@ -1,0 +1,254 @@
+"""Model files: our bundles, bare state dicts, and the user's own network class. Nothing in a file is ever run.
+
+A bundle (`dann.pt`) holds the architecture, weights, contract, class names, how it was trained and on what it is tested.
+Files are read with `torch.load(weights_only=True)` or safetensors, so a pickle that would run code is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import pickle
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perturbations.errors import InputError, unknown_name
+from robustastro.contract import InputContract
+from robustastro.models.nets import ARCHITECTURES
+from robustastro.record import write_whole
+
+FORMAT, SCHEMA = "robustastro-bundle", 1
+NESTED = ("state_dict", "base_network", "model_state_dict", "model", "network", "net")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with everything its file says about it.
+
+    Parameters
+    ----------
+    network : the module, weights loaded.
+    contract : its InputContract.
+    arch : architecture name, or FILE.py:Class.
+    path, sha256 : the file.
+    latent : module whose input is the latent vector, or None for the last Linear.
+    training : the training record (method, seed, recipe, flags, ...), empty for other people's files.
+    data : where its data came from: {"source": ..., "target": ..., "test_sha256": ...}.
+    centroids : (K, D) class centroids of clean source training data, or None.
+    trained_on : 64-bit hashes of the training galaxies' ids, or None.
+    """
+
+    network: nn.Module
+    contract: InputContract
+    arch: str
+    path: str = ""
+    sha256: str = ""
+    latent: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    centroids: torch.Tensor | None = None
+    trained_on: torch.Tensor | None = None
+
+
+def save_bundle(
+    path: str | Path,
+    network: nn.Module,
+    arch: str,
+    arch_options: Mapping[str, int],
+    contract: InputContract,
+    *,
+    training: Mapping[str, Any],
+    data: Mapping[str, Any],
+    centroids: torch.Tensor,
+    trained_on: torch.Tensor,
+) -> None:
+    """Write a bundle: whole, or not at all."""
+    bundle = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "arch": arch,
+        "arch_options": dict(arch_options),
+        "state_dict": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+        "contract": contract.to_dict(),
+        "training": dict(training),
+        "data": dict(data),
+        "centroids": centroids,
+        "trained_on": trained_on,
+    }
+    write_whole(Path(path), lambda file: torch.save(bundle, file))
+
+
+def load_model(
+    path: str | Path, arch: str | None = None, contract: str | Path | None = None, latent: str | None = None
+) -> Model:
+    """A model from a bundle, or from a bare or nested state dict with `arch` and `contract`.
+
+    Parameters
+    ----------
+    path : .pt, .pth, .pth.tar or .safetensors file.
+    arch : a name of `ARCHITECTURES`, or FILE.py:Class. The latter runs that file: it is code, name only your own.
+    contract : TOML file; required unless the file is a bundle.
+    latent : module whose input is the latent vector.
+
+    Raises
+    ------
+    InputError : a missing, damaged or unsafe file; weights that do not fit the architecture; a missing option.
+    """
+    path = Path(path)
+    stored, sha256 = read_weights(path)
+    if is_bundle(stored):
+        given = InputContract.from_toml(contract) if contract else InputContract.from_dict(stored["contract"], str(path))
+        network = build(arch or stored["arch"], stored["arch_options"])
+        _fill(network, stored["state_dict"], path, arch or stored["arch"])
+        return Model(
+            network, given, arch or stored["arch"], str(path), sha256, latent,
+            stored["training"], stored["data"], stored["centroids"], stored["trained_on"],
+        )  # fmt: skip
+    if arch is None or contract is None:
+        absent = " and ".join(name for name, value in (("--arch", arch), ("--contract", contract)) if value is None)
+        raise InputError(
+            f"{path} holds weights only",
+            "a robustastro bundle, or weights with --arch and --contract",
+            f"add {absent}; robustastro inspect {path} --init-contract writes a contract to start from",
+        )
+    given = InputContract.from_toml(contract)
+    state = state_dict_of(stored, path)
+    size = given.resize or given.crop
+    network = build(arch, {"bands": len(given.bands), "classes": len(given.classes), **({"size": size} if size else {})})
+    _fill(network, state, path, arch)
+    return Model(network, given, arch, str(path), sha256, latent)
+
+
+def is_bundle(stored: Any) -> bool:
+    """Whether a loaded file is one of our bundles; a newer schema is refused."""
+    if not (isinstance(stored, Mapping) and stored.get("format") == FORMAT):
+        return False
+    if stored.get("schema", 0) > SCHEMA:
+        raise InputError(f"bundle of schema {stored['schema']}", f"schema {SCHEMA} or older", "upgrade robustastro")
+    return True
+
+
+def read_weights(path: Path) -> tuple[Any, str]:
+    """The tensors and plain values of a model file, and its SHA-256. Never runs anything that is in it."""
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as problem:
+        raise InputError(
+            f"model {path}: {problem.strerror or problem}", "a readable model file", "check the path given as --model"
+        ) from None
+    try:
+        if path.suffix == ".safetensors":
+            import safetensors.torch
+
+            return safetensors.torch.load_file(path), sha256
+        if _is_program(path):
+            raise InputError(
+                f"{path} is a TorchScript or torch.export archive, which runs code when loaded",
+                "weights only",
+                "save model.state_dict() and name the network with --arch FILE.py:Class",
+            )
+        return torch.load(path, map_location="cpu", weights_only=True), sha256
+    except InputError:
+        raise
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} holds more than weights, and loading it could run code; nothing was run",
+            "tensors, numbers, strings, lists and dicts",
+            "in a place where you trust it, save model.state_dict() or a .safetensors file, and use that",
+        ) from None
+    except Exception as problem:  # damaged files fail in many ways inside torch, zipfile and safetensors
+        raise InputError(
+            f"model {path} cannot be read ({type(problem).__name__})",
+            "a whole .pt, .pth, .pth.tar or .safetensors file",
+            "copy or download it again",
+        ) from None
+
+
+def state_dict_of(stored: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The state dict of a loaded file, bare or nested (`base_network`, `state_dict`, ...), with plain parameter names."""
+    if isinstance(stored, Mapping):
+        for name in NESTED:
+            if isinstance(stored.get(name), Mapping):
+                stored = stored[name]
+                break
+    state = {str(k): v for k, v in stored.items() if isinstance(v, torch.Tensor)} if isinstance(stored, Mapping) else {}
+    if not state:
+        raise InputError(f"{path} holds no state dict", "a dict of tensors", "save model.state_dict()")
+    if all(name.startswith("module.") for name in state):  # nn.DataParallel
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    # DeepAdversaries registers its residual layers a second time under feature_layers
+    return {name: tensor for name, tensor in state.items() if not name.startswith("feature_layers.")}
+
+
+def build(arch: str, options: Mapping[str, int]) -> nn.Module:
+    """A network by architecture name, or by FILE.py:Class."""
+    if arch in ARCHITECTURES:
+        return ARCHITECTURES[arch](**options)
+    if ".py:" not in arch:
+        raise unknown_name("architecture", arch, ARCHITECTURES, "Your own is --arch FILE.py:Class")
+    return _own_network(arch, options)
+
+
+def _own_network(arch: str, options: Mapping[str, int]) -> nn.Module:
+    file, _, name = arch.rpartition(":")
+    spec = importlib.util.spec_from_file_location(f"_arch_{hashlib.sha256(file.encode()).hexdigest()[:12]}", file)
+    if not Path(file).is_file() or spec is None or spec.loader is None:
+        raise InputError(f"--arch {arch}: no file {file}", "FILE.py:Class", "check the path")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+        found = getattr(module, name, None)
+        if found is None:
+            known = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
+            raise unknown_name(f"class in {file}", name, known)
+        accepted = inspect.signature(found).parameters
+        network = found(**{k: v for k, v in options.items() if k in accepted})
+    except InputError:
+        raise
+    except Exception as problem:
+        raise InputError(
+            f"--arch {arch} failed: {type(problem).__name__}: {problem}",
+            "a class that is built without arguments, or with bands=, classes= and size=",
+            "correct the file, or give its arguments defaults",
+        ) from None
+    if not isinstance(network, nn.Module):
+        raise InputError(f"--arch {arch} is a {type(network).__name__}", "a torch.nn.Module", "name the network's class")
+    return network
+
+
+def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path, arch: str) -> None:
+    own = network.state_dict()
+    missing, extra = [n for n in own if n not in state], [n for n in state if n not in own]
+    odd = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if missing or extra or odd:
+        if odd:
+            wrong = f"{odd[0]} has shape {tuple(state[odd[0]].shape)}, {arch} has {tuple(own[odd[0]].shape)}"
+        elif missing:
+            wrong = f"{len(missing)} tensor(s) of {arch} are missing, first {missing[0]}"
+        else:
+            wrong = f"{len(extra)} tensor(s) are not in {arch}, first {extra[0]}"
+        raise InputError(
+            f"{path}: {wrong}",
+            "weights of exactly this architecture, bands, classes and image size",
+            "check --arch, and bands, classes, crop and resize of the contract",
+        )
+    network.load_state_dict(dict(state))
+
+
+def _is_program(path: Path) -> bool:
+    """TorchScript and torch.export archives: zip files with code in them."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    parts = {part for name in names for part in name.split("/")[:-1]} | {name.rpartition("/")[2] for name in names}
+    return bool(parts & {"code", "constants.pkl", "archive_format", "models", "model.json"})

@@ -1,0 +1,149 @@
+"""Small, plausible records for tests of the read side, written with the record's own methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustastro.record import Head, Record
+
+CLASSES = ("spiral", "elliptical", "merger")
+ENTRIES: dict[str, dict[str, Any]] = {
+    "depth": {
+        "kind": "corruption",
+        "space": "flux",
+        "parameter": "fraction of the exposure kept",
+        "unit": "1",
+        "ladder": [0.8, 0.6, 0.4, 0.2, 0.1],
+        "identity": 1.0,
+    },
+    "seeing": {
+        "kind": "corruption",
+        "space": "flux",
+        "parameter": "extra seeing FWHM, in quadrature",
+        "unit": "arcsec",
+        "ladder": [0.2, 0.4, 0.6, 0.8, 1.0],
+        "identity": 0.0,
+    },
+    "jpeg": {
+        "kind": "corruption",
+        "space": "input",
+        "parameter": "quality",
+        "unit": "1",
+        "ladder": [80.0, 50.0, 25.0, 15.0, 10.0],
+        "identity": None,
+    },
+    "pgd": {
+        "kind": "attack",
+        "space": "input",
+        "parameter": "epsilon",
+        "unit": "input",
+        "ladder": [0.004, 0.008, 0.016, 0.031, 0.063],
+        "identity": 0.0,
+    },
+    "onepixel": {
+        "kind": "attack",
+        "space": "input",
+        "parameter": "changed pixels",
+        "unit": "pixel",
+        "ladder": [1.0],
+        "identity": 0.0,
+    },
+}
+
+
+def run_json(name: str, entries: dict[str, list[float]], bands: tuple[str, ...], n: int) -> dict[str, Any]:
+    """What the engine writes, as far as the read side looks at it; `entries` maps a perturbation to its strengths."""
+    return {
+        "model": {"name": name, "path": f"{name}.pt", "method": name},
+        "data": {"domain": "synthetic", "n": n},
+        "contract": {"classes": list(CLASSES), "bands": list(bands)},
+        "perturbations": [
+            ENTRIES[p]
+            | {
+                "name": p,
+                "rungs": [
+                    {
+                        "severity": ENTRIES[p]["ladder"].index(s) + 1 if s in ENTRIES[p]["ladder"] else None,
+                        "strength": s,
+                    }
+                    for s in strengths
+                ],
+            }
+            for p, strengths in entries.items()
+        ],
+        "seed": 0,
+        "flags": [],
+    }
+
+
+def make_record(
+    path: Path,
+    entries: dict[str, list[float]],
+    name: str = "none",
+    n: int = 60,
+    bands: tuple[str, ...] = ("g", "r", "i"),
+    harm: float = 1.0,
+    stretch: float = 1.0,
+    seed: int = 0,
+    size: int = 24,
+) -> Record:
+    """Galaxies around three centroids in an 8-dimensional latent space, pushed at random by each rung.
+
+    `harm` scales how far a rung pushes, `stretch` the whole latent space.
+    """
+    rng = np.random.default_rng(seed)
+    centroids = stretch * 3.0 * np.eye(3, 8)
+    labels = rng.integers(0, 3, n)
+    latent = centroids[labels] + stretch * rng.normal(0.0, 0.9, (n, 8))
+    head = Head(centroids / stretch**2, np.zeros(3), centroids, "clean source training galaxies")
+    ids = [f"galaxy-{k:04d}" for k in range(n)]
+    record = Record(path)
+    record.write_run(run_json(name, entries, bands, n))
+    record.write_head(head)
+    record.write_galaxies(galaxy_table(ids, labels, latent, head))
+    clean = _images(rng, 8, len(bands), size)
+    for perturbation, strengths in entries.items():
+        for strength in strengths:
+            rung = ENTRIES[perturbation]["ladder"].index(strength) + 1 if len(strengths) > 1 else 4
+            push = rng.normal(0.0, 0.45 * harm * stretch * rung, (n, 8))
+            table = unit_table(ids, latent + push, head)
+            images = {"ids": np.array(ids[:8]), "clean": clean, "perturbed": clean + rng.normal(0, 0.02, clean.shape)}
+            if ENTRIES[perturbation]["kind"] == "attack":
+                table["queries"] = rng.integers(2, 900, n)
+            if perturbation == "onepixel":
+                rows, columns = rng.integers(0, size, (2, n, 1))
+                table["rows"], table["columns"] = list(rows), list(columns)
+                images["perturbed"] = clean.copy()
+                for k in range(8):
+                    images["perturbed"][k, :, rows[k, 0], columns[k, 0]] = (np.arange(len(bands)) + k) % 2
+            record.write_images(perturbation, strength, images)
+            record.write_shard(perturbation, strength, 0, table)
+    return record
+
+
+def galaxy_table(ids: list[str], labels: np.ndarray, latent: np.ndarray, head: Head) -> pd.DataFrame:
+    """galaxies.parquet, with logits from a linear head."""
+    return pd.DataFrame({"id": ids, "label": labels, "split": "test", **_outputs(latent, head)})
+
+
+def unit_table(ids: list[str], latent: np.ndarray, head: Head) -> pd.DataFrame:
+    """A shard, with logits from a linear head."""
+    return pd.DataFrame({"id": ids, "l0": 0.0, "l2": 0.0, "linf": 0.0, **_outputs(latent, head)})
+
+
+def _outputs(latent: np.ndarray, head: Head) -> dict[str, list[np.ndarray]]:
+    assert head.weight is not None
+    assert head.bias is not None
+    return {"logits": list(latent @ head.weight.T + head.bias), "latent": list(latent)}
+
+
+def _images(rng: np.random.Generator, count: int, bands: int, size: int) -> np.ndarray:
+    """Round galaxies on noise, float32 (count, bands, size, size) in [0, 1]."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    radius = np.hypot(x, y * rng.uniform(1.0, 2.0, (count, 1, 1, 1)))
+    light = 0.38 * rng.uniform(0.5, 1.0, (count, bands, 1, 1)) * np.exp(-radius / size * 8.0)
+    return np.clip(0.5 + light + rng.normal(0, 0.02, light.shape), 0, 1).astype(np.float32)
