@@ -151,7 +151,20 @@ class Perturbation:
 
     def facts(self) -> dict[str, Any]:
         """What `robustastro list perturbations --json` prints."""
-        names = "name family kind space parameter unit ladder identity norm access source version".split()
+        names = [
+            "name",
+            "family",
+            "kind",
+            "space",
+            "parameter",
+            "unit",
+            "ladder",
+            "identity",
+            "norm",
+            "access",
+            "source",
+            "version",
+        ]
         return {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in names} | {
             "options": dict(self.options)
         }
@@ -196,8 +209,12 @@ class Perturbation:
         if self.kind != "corruption":
             raise InputError(f"'{self.name}' is an attack", "a corruption", f"call run_attack with '{self.name}'")
         if (self.space == "flux") != isinstance(sky, Observation):
-            raise refusal(self) if self.space == "flux" else InputError(
-                f"'{self.name}' given an Observation", "images in [0, 1]", "apply the model's stretch first"
+            raise (
+                refusal(self)
+                if self.space == "flux"
+                else InputError(
+                    f"'{self.name}' given an Observation", "images in [0, 1]", "apply the model's stretch first"
+                )
             )
         before = sky.flux if isinstance(sky, Observation) else sky
         kept = before.clone()
@@ -231,9 +248,7 @@ class Perturbation:
         if self.kind != "attack":
             raise InputError(f"'{self.name}' is a corruption", "an attack", "call it directly")
         kept = x.clone()
-        result = self.function(
-            x, labels, victim, float(strength), self._draws(draws, len(x)), **self.resolve(options)
-        )
+        result = self.function(x, labels, victim, float(strength), self._draws(draws, len(x)), **self.resolve(options))
         _same_bits(self, x, kept, "its input")
         _well_formed(self, kept, result.images)
         low, high = victim.box

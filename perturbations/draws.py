@@ -36,8 +36,8 @@ class Draws:
 
     Notes
     -----
-    Each method takes the name of a stream and the shape per galaxy and returns a tensor (N, *shape). The first k numbers
-    of a stream do not depend on how many are asked for.
+    Each method takes the name of a stream and the shape per galaxy and returns a tensor (N, *shape). The first k
+    numbers of a stream do not depend on how many are asked for.
     """
 
     def __init__(
@@ -61,9 +61,7 @@ class Draws:
 
     def take(self, which: Sequence[int] | np.ndarray | torch.Tensor) -> Draws:
         """The draws of a subset of the batch, given by position."""
-        return Draws(
-            [self.ids[int(i)] for i in which], self.seed, self.purpose, self.scope, self.version, self.device
-        )
+        return Draws([self.ids[int(i)] for i in which], self.seed, self.purpose, self.scope, self.version, self.device)
 
     def scoped(self, scope: str, version: int) -> Draws:
         """The same galaxies and seed for another drawer."""

@@ -1,7 +1,7 @@
 """What a pixel means: the exposure behind an image, in physical units.
 
-One flux scale: flux is sky-subtracted electrons of the survey's *full-depth reference exposure*, whatever part of it was
-observed. Depth therefore changes the noise of an image and not its scale.
+One flux scale: flux is sky-subtracted electrons of the survey's *full-depth reference exposure*, whatever part of it
+was observed. Depth therefore changes the noise of an image and not its scale.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 
 from perturbations.errors import InputError, unknown_name
 
-# What surveycodex does not hold. LSST: a visit is one 30 s exposure; read noise 8.8 e- per exposure (LSST technical note
-# SMTN-002, "Calculating LSST limiting magnitudes and SNR"); full well about 100,000 e- (LSST Science Requirements, LPM-17).
+# What surveycodex does not hold. LSST: a visit is one exposure of 30 s; read noise of 8.8 e- per exposure (technical
+# note SMTN-002, "Calculating LSST limiting magnitudes and SNR"); a full well of about 100,000 e-.
 VISITS = {"LSST": {"seconds": 30.0, "read_noise": 8.8, "full_well": 100_000.0}}
 PER_BAND = ("fraction", "sky", "visits", "read_noise", "full_well", "gain", "psf_fwhm", "zeropoint")
 PSF_SHAPES = ("kolmogorov", "moffat")
@@ -70,7 +70,9 @@ class Exposure:
         for name in PER_BAND:
             object.__setattr__(self, name, self._checked(name))
         if not (self.pixel_scale > 0 and math.isfinite(self.pixel_scale)):
-            raise InputError(f"pixel_scale = {self.pixel_scale}", "arcsec per pixel > 0", "give the camera's pixel scale")
+            raise InputError(
+                f"pixel_scale = {self.pixel_scale}", "arcsec per pixel > 0", "give the camera's pixel scale"
+            )
         if self.psf_shape not in PSF_SHAPES:
             raise unknown_name("PSF shape", self.psf_shape, PSF_SHAPES)
         if not self.moffat_beta > 1:
@@ -104,8 +106,8 @@ class Exposure:
     def from_survey(cls, survey: str, bands: Sequence[str], fraction: float = 1.0) -> Exposure:
         """The exposure of a survey that surveycodex knows (`robustastro list surveys`).
 
-        Sky, zero-point, PSF, pixel scale and exposure time are surveycodex's. Visits, read noise and full well are known
-        here for LSST only; other surveys count as one visit without read noise or saturation.
+        Sky, zero-point, PSF, pixel scale and exposure time are surveycodex's. Visits, read noise and full well are
+        known here for LSST only; other surveys count as one visit without read noise or saturation.
         """
         import surveycodex
         import surveycodex.utilities
@@ -118,25 +120,27 @@ class Exposure:
             if band not in known.available_filters:
                 raise unknown_name(f"{known.name} band", band, known.available_filters)
         filters = [known.get_filter(band) for band in bands]
-        seconds = [float(f.full_exposure_time.to_value("s")) for f in filters]
+        seconds = [_number(f.full_exposure_time, "s") for f in filters]
         visit: Mapping[str, float] = VISITS.get(known.name, {})
         return cls(
             bands=tuple(bands),
-            pixel_scale=float(known.pixel_scale.to_value("arcsec")),
-            sky=_column(float(surveycodex.utilities.mean_sky_level(known, f).to_value("electron")) for f in filters),
+            pixel_scale=_number(known.pixel_scale, "arcsec"),
+            sky=_column(_number(surveycodex.utilities.mean_sky_level(known, f), "electron") for f in filters),
             fraction=_column([fraction] * len(filters)),
             visits=_column(s / visit["seconds"] if visit else 1.0 for s in seconds),
             read_noise=_column([visit.get("read_noise", 0.0)] * len(filters)),
             full_well=_column([visit.get("full_well", math.inf)] * len(filters)),
-            gain=_column([float(known.gain.to_value("electron/adu"))] * len(filters)),
-            psf_fwhm=_column(float(f.psf_fwhm.to_value("arcsec")) for f in filters),
-            zeropoint=_column(float(f.zeropoint.to_value("mag")) + 2.5 * math.log10(s) for f, s in zip(filters, seconds)),
+            gain=_column([_number(known.gain, "electron/adu")] * len(filters)),
+            psf_fwhm=_column(_number(f.psf_fwhm, "arcsec") for f in filters),
+            zeropoint=_column(
+                _number(f.zeropoint, "mag") + 2.5 * math.log10(s) for f, s in zip(filters, seconds, strict=True)
+            ),
             survey=known.name,
         )
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Exposure:
-        """An exposure from a TOML file: either `survey`, `bands` and `fraction`, or the numbers of `Exposure` by name."""
+        """An exposure from a TOML file: `survey`, `bands` and `fraction`, or the numbers of `Exposure` by name."""
         try:
             table = tomllib.loads(Path(path).read_text())
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
@@ -156,7 +160,9 @@ class Exposure:
                 raise unknown_name("exposure entry", name, known)
         for name in ("bands", "pixel_scale", "sky"):
             if name not in table:
-                raise InputError(f"an exposure without {name}", "bands, pixel_scale and sky are required", f"add {name}")
+                raise InputError(
+                    f"an exposure without {name}", "bands, pixel_scale and sky are required", f"add {name}"
+                )
         values = {k: (_unknown_to_nan(k, v) if k in PER_BAND else v) for k, v in table.items()}
         return cls(**values)
 
@@ -202,11 +208,15 @@ class Exposure:
     def variance(self, flux: torch.Tensor) -> torch.Tensor:
         """Variance of each pixel [electrons^2 of the reference exposure], for flux (N, C, H, W).
 
-        (flux + sky)/f for photons, visits x read_noise^2 / f for reading them out: f x visits were read, and the sum was
-        scaled by 1/f. Pixels below -sky have no photons.
+        (flux + sky)/f for photons, visits x read_noise^2 / f for reading them out: f x visits were read, and the sum
+        was scaled by 1/f. Pixels below -sky have no photons.
         """
         read = self.pixels("visits", flux) * self.pixels("read_noise", flux) ** 2
         return ((flux + self.pixels("sky", flux)).clamp_min(0.0) + read) / self.pixels("fraction", flux)
+
+
+def _number(quantity: Any, unit: str) -> float:
+    return float(quantity.to_value(unit))
 
 
 def _column(values) -> torch.Tensor:

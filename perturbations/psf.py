@@ -68,4 +68,6 @@ def broadening(exposure: Exposure, fwhm: torch.Tensor, k: torch.Tensor) -> torch
 
 def padded_size(size: int, margin: int) -> int:
     """A length for which the FFT is fast and whose periodic images are `margin` pixels apart."""
-    return int(scipy.fft.next_fast_len(size + margin, real=True))
+    length = scipy.fft.next_fast_len(size + margin, real=True)
+    assert length is not None  # None only for targets beyond 2^63
+    return length

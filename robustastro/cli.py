@@ -1,6 +1,6 @@
 """The command line. Heavy modules load inside the commands, so that `--help` and read-side commands answer at once.
 
-Exit status: 0 fine; 1 the verdict is no (a training collapsed); 2 the input or the command was wrong; 3 a fault of ours.
+Exit status: 0 fine; 1 the verdict is no (a training collapsed); 2 the input or command was wrong; 3 a fault of ours.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def train(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train a network with or without domain adaptation, and write a bundle. Exit status 1 if the training collapsed."""
+    """Train a network with or without domain adaptation and write a bundle. Exit status 1: the training collapsed."""
     from robustastro import commands
 
     settings = {
@@ -242,11 +242,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as problem:
         if debug:
             raise
-        say(f"robustastro: a fault of ours: {type(problem).__name__}: {problem} (--debug shows where; please report it)")
+        say(
+            f"robustastro: a fault of ours: {type(problem).__name__}: {problem} (--debug shows where; please report it)"
+        )
         sys.exit(3)
 
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-

@@ -23,7 +23,7 @@ from robustastro.metrics.intervals import proportion
 from robustastro.metrics.summary import summarise
 from robustastro.metrics.tables import estimate_text, table
 from robustastro.models.bundles import Model, load_model
-from robustastro.models.subject import CHUNK, Subject
+from robustastro.models.subject import Subject
 from robustastro.progress import Progress, say
 from robustastro.record import Record, write_whole
 
@@ -54,7 +54,9 @@ def device_of(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):
-        raise InputError(f"device '{name}' is not available", "auto, cpu, or a CUDA device of this machine", "use auto") from None
+        raise InputError(
+            f"device '{name}' is not available", "auto, cpu, or a CUDA device of this machine", "use auto"
+        ) from None
     return name
 
 
@@ -104,7 +106,13 @@ def fit(
         }
     }
     result = {"schema": 1, "out": str(out), **record}
-    write_bundle(out, Trained(trained.network, trained.contract, record, trained.flags, trained.train_ids), source, target, device)
+    write_bundle(
+        out,
+        Trained(trained.network, trained.contract, record, trained.flags, trained.train_ids),
+        source,
+        target,
+        device,
+    )
     write_whole(out.with_suffix(".json"), lambda file: file.write_text(json.dumps(result, indent=1) + "\n"))
     checkpoint.unlink(missing_ok=True)
     return result
@@ -175,7 +183,7 @@ def run(
     progress: Progress,
     batch: int = 64,
 ) -> Record:
-    """Run steps on galaxies (after `limit`); without `out`, in runs/MODEL-ATTACK-PLAN, so that the same command resumes."""
+    """Run steps on galaxies (after `limit`). Without `out` in runs/MODEL-ATTACK-PLAN: the same command resumes."""
     device = device_of(device)
     plan = Plan(
         model=model.sha256,
@@ -205,7 +213,9 @@ def test_data(model: Model, path: str | None, reading: Reading, progress: Progre
         if model.trained_on is None or not bool(torch.isin(id_hashes(galaxies.ids), model.trained_on).any()):
             return galaxies
         test = select(galaxies, "test")
-        say(f"{path}: the model was trained on some of these {len(galaxies)} galaxies; using the {len(test)} of the test split")
+        say(
+            f"{path}: the model trained on some of these {len(galaxies)} galaxies; using the {len(test)} of the test split"
+        )
         return test
     source = model.data.get("source") or {}
     if "recipe" in source:

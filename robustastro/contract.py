@@ -28,14 +28,15 @@ class _Part(BaseModel):
 class Stretch(_Part):
     """From image values to [0, 1], with constants per band.
 
-    `asinh`: (asinh(softening x clip(value, low, high) / high) + 1) / 2 (Ciprijanovic et al. 2022, arXiv:2112.14299), where
-    low and high are the 0.1 and 99.9 percentiles of the training images. `linear`: (value - low) / (high - low), clipped.
+    `asinh`: (asinh(softening x clip(value, low, high) / high) + 1) / 2 (Ciprijanovic et al. 2022, arXiv:2112.14299),
+    where low and high are the 0.1 and 99.9 percentiles of the training images. `linear`: (value - low) / (high - low),
+    clipped.
     """
 
     kind: Literal["asinh", "linear"]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    softening: float = Field(0.85, gt=0)
+    softening: float = Field(default=0.85, gt=0)
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> Stretch:
@@ -46,7 +47,9 @@ class Stretch(_Part):
         return self
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        low, high = (torch.tensor(v, dtype=images.dtype, device=images.device)[:, None, None] for v in (self.low, self.high))
+        low, high = (
+            torch.tensor(v, dtype=images.dtype, device=images.device)[:, None, None] for v in (self.low, self.high)
+        )
         clipped = torch.maximum(torch.minimum(images, high), low)
         if self.kind == "linear":
             return ((clipped - low) / (high - low)).clamp_(0.0, 1.0)
@@ -72,8 +75,8 @@ class InputContract(_Part):
     bands: tuple[str, ...]
     classes: tuple[str, ...]
     stretch: Stretch
-    crop: int | None = Field(None, gt=0)
-    resize: int | None = Field(None, gt=0)
+    crop: int | None = Field(default=None, gt=0)
+    resize: int | None = Field(default=None, gt=0)
     range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -27,6 +27,7 @@ from robustastro.record import Record, write_whole
 
 METHODS = ("none", "mmd", "dann")
 ON_ALL = ("depth", "seeing", "jpeg")
+REPORTED = ("seed", "best_epoch", "test", "seconds", "flags")
 GALAXIES, ATTACKED, SEED, EPOCHS = 1500, 40, 1, 40
 
 
@@ -63,7 +64,8 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
         plans = (([step(name) for name in ON_ALL], test, None, "all"), ([step("onepixel")], few, len(few), "onepixel"))
         everything[method] = [
             commands.run(
-                steps, model, galaxies, out / "runs" / f"{method}-{name}", seed=0, limit=limit, device=device, progress=progress
+                steps, model, galaxies, out / "runs" / f"{method}-{name}",
+                seed=0, limit=limit, device=device, progress=progress,
             )
             for steps, galaxies, limit, name in plans
         ]  # fmt: skip
@@ -79,7 +81,7 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
         "git": everything["none"][0].run["git"],
         "device": everything["none"][0].run["device"],
         "seconds": round(time.monotonic() - started, 1),
-        "trainings": {m: {k: t[k] for k in ("seed", "best_epoch", "test", "seconds", "flags")} for m, t in trainings.items()},
+        "trainings": {m: {k: t[k] for k in REPORTED} for m, t in trainings.items()},
         "results": results,
     }  # fmt: skip
     write_whole(out / "results.json", lambda file: file.write_text(json.dumps(document, indent=1) + "\n"))
@@ -117,9 +119,13 @@ def _page(
 ) -> str:
     import jinja2
 
-    env = jinja2.Environment(loader=jinja2.PackageLoader("robustastro", "templates"), trim_blocks=True, lstrip_blocks=True)
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("robustastro", "templates"), trim_blocks=True, lstrip_blocks=True
+    )
     accuracies = {
-        method: {domain: commands.estimate_text(t["test"][domain]["accuracy"], 100.0, 1) for domain in ("source", "target")}
+        method: {
+            domain: commands.estimate_text(t["test"][domain]["accuracy"], 100.0, 1) for domain in ("source", "target")
+        }
         for method, t in trainings.items()
     }
     return env.get_template("demo.md.j2").render(

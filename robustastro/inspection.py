@@ -48,12 +48,16 @@ def first_contract(file: str, **reading: Any) -> str:
         classes=tuple(f"class{k + 1}" for k in range(classes or 2)),
         stretch=Stretch(kind="linear", low=(0.0,) * (bands or 3), high=(1.0,) * (bands or 3)),
     )
-    return "# Name the bands and classes, and give the stretch and normalisation of the training.\n" + template.to_toml()
+    return (
+        "# Name the bands and classes, and give the stretch and normalisation of the training.\n" + template.to_toml()
+    )
 
 
 def text(found: dict[str, Any]) -> str:
     """The facts for people, a line each."""
-    return "\n".join(f"{name:14} {value if isinstance(value, str) else json.dumps(value)}" for name, value in found.items())
+    return "\n".join(
+        f"{name:14} {value if isinstance(value, str) else json.dumps(value)}" for name, value in found.items()
+    )
 
 
 def _model(path: Path) -> dict[str, Any]:

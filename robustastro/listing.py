@@ -66,7 +66,7 @@ def _surveys() -> list[dict[str, Any]]:
         {
             "name": survey.name,
             "description": survey.description,
-            "pixel_scale": float(survey.pixel_scale.to_value("arcsec")),
+            "pixel_scale": float(str(survey.pixel_scale.to_value("arcsec"))),
             "bands": list(survey.available_filters),
         }
         for survey in known

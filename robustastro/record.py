@@ -119,7 +119,7 @@ class Record:
         """The model's last layer and the class centroids."""
         with np.load(self.path / "head.npz", allow_pickle=False) as stored:
             return Head(
-                *(stored[n] if n in stored else None for n in ("weight", "bias", "centroids")),
+                *(stored.get(n) for n in ("weight", "bias", "centroids")),
                 centroids_from=str(stored["centroids_from"]),
                 kind=str(stored["kind"]),
             )

@@ -123,7 +123,7 @@ def test_projection_is_the_nearest_point_of_ball_and_box(norm):
         flat = point[i].flatten().numpy()
         ball = [{"type": "ineq", "fun": lambda d: 0.25 - d @ d, "jac": lambda d: -2 * d}] if norm == "L2" else []
         edge = 0.2 if norm == "Linf" else 9.0
-        bounds = [(max(float(a), -edge), min(float(b), edge)) for a, b in zip(low[i].flatten(), high[i].flatten(), strict=True)]  # fmt: skip  # noqa: E501
+        bounds = torch.stack((low[i].clamp_min(-edge).flatten(), high[i].clamp_max(edge).flatten()), dim=1).tolist()
         oracle = scipy.optimize.minimize(
             lambda d, flat=flat: ((d - flat) ** 2).sum(), 0 * flat, jac=lambda d, flat=flat: 2 * (d - flat),
             bounds=bounds, constraints=ball, method="SLSQP", options={"ftol": 1e-14, "maxiter": 500},
@@ -194,12 +194,14 @@ def test_the_budget_and_the_box_of_each_image_hold_exactly(name, epsilon):
     low = torch.linspace(0, 0.4, 8).view(-1, 1, 1, 1) * torch.ones(1, BANDS, 1, 1)
     low, high = torch.minimum(low, x), torch.maximum(1 - low, x)
     net = tiny_net()
-    result = run(name, Counting(net, (low, high)), x, net(x).argmax(dim=1), epsilon)
+    labels = net(x).argmax(dim=1)
+    labels[0] = (labels[0] + 1) % CLASSES  # left alone: the others must still meet their own boxes
+    result = run(name, Counting(net, (low, high)), x, labels, epsilon)
     spent = distance(result.images, x, perturbations.get(name).norm)
     assert spent is not None
     assert bool((spent <= epsilon).all())  # to the bit, not to a tolerance
     if 1e-5 < epsilon < 0.3:
-        assert bool((spent > 0.95 * epsilon).all())
+        assert bool((spent[1:] > 0.95 * epsilon).all())
     assert bool(((result.images >= low) & (result.images <= high)).all())
 
 

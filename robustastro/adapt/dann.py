@@ -32,8 +32,8 @@ def reversal_schedule(progress: float) -> float:
 class DANN(nn.Module):
     """The transfer loss: cross-entropy of a domain classifier whose gradient reaches the latent vectors reversed.
 
-    Latent vectors are normalised by layer (no learned scale) before the classifier, so that it can neither be outrun by a
-    growing latent space nor silenced by a shrinking one: without that, trainings collapsed.
+    Latent vectors are normalised (layer norm without learned scale) before the classifier, so that it can neither be
+    outrun by a growing latent space nor silenced by a shrinking one.
 
     Parameters
     ----------

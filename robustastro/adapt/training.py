@@ -1,4 +1,4 @@
-"""The one training loop: AdamW with warm-up and cosine decay, early stopping on source validation, checkpoint and resume.
+"""The one training loop: AdamW, warm-up and cosine decay, early stopping on source validation, checkpoint and resume.
 
 Target labels never get here: `train` drops them before anything else.
 """
@@ -126,7 +126,9 @@ def select(galaxies: Galaxies, split: str) -> Galaxies:
     which = np.flatnonzero(splits == split)
     if not len(which):
         raise InputError(
-            f"{galaxies.domain}: no galaxies in the {split} split", "at least one", "use more galaxies, or a split column"
+            f"{galaxies.domain}: no galaxies in the {split} split",
+            "at least one",
+            "use more galaxies, or a split column",
         )
     return galaxies.take(which)
 
@@ -146,8 +148,8 @@ def train(
     ----------
     recipe : how.
     source : labelled; its train split trains, its valid split stops early.
-    target : its train split is aligned with the source where the method asks for it. Labels are dropped first. Given to a
-        method that needs none, it only keeps the galaxies that it would train on out of the source.
+    target : its train split is aligned with the source where the method asks for it; labels are dropped first. Given
+        to a method that needs none, it only keeps the galaxies that it would train on out of the source.
     checkpoint : file kept up to date after each epoch, and resumed from if it is there and of the same training.
     progress : called after each epoch with (epoch, epochs, numbers of the epoch).
 
@@ -258,7 +260,7 @@ class _Loop:
             torch.manual_seed(recipe.seed)
             self.network = build(recipe.arch, self.arch_options).to(device)
             if device.type == "cpu":
-                self.network = self.network.to(memory_format=torch.channels_last)
+                self.network = self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             head = [m for m in self.network.modules() if isinstance(m, nn.Linear)][-1]
             self.transfer = self._transfer(head.in_features)
         self.latent: list[torch.Tensor] = []
@@ -304,7 +306,7 @@ class _Loop:
             self.network.load_state_dict(self.best)
         final = self._validate(detail=True)
         flags = self._flags(final)
-        network = self.network.to("cpu", memory_format=torch.contiguous_format).eval()
+        network = self.network.to("cpu", memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
         self.hook.remove()
         record = {
             "recipe": asdict(self.recipe),
@@ -355,7 +357,11 @@ class _Loop:
             self.optimiser.step()
             self.schedule.step()
             sums += (loss.item(), transfer.item())
-        return {"epoch": epoch + 1, "task_loss": float(sums[0]) / self.steps, "transfer_loss": float(sums[1]) / self.steps}
+        return {
+            "epoch": epoch + 1,
+            "task_loss": float(sums[0]) / self.steps,
+            "transfer_loss": float(sums[1]) / self.steps,
+        }
 
     def _target_order(self, order: torch.Generator) -> torch.Tensor | None:
         if self.target_x is None:
@@ -379,7 +385,10 @@ class _Loop:
         self.network.eval()
         with torch.inference_mode():
             logits = torch.cat(
-                [_logits(self.network(self.contract.to_network(x.to(self.device)))).float().cpu() for x in self.valid_x.split(100)]
+                [
+                    _logits(self.network(self.contract.to_network(x.to(self.device)))).float().cpu()
+                    for x in self.valid_x.split(100)
+                ]
             )
         self.latent.clear()
         loss = nn.functional.cross_entropy(logits, self.valid_y, weight=self.weights.cpu())
@@ -402,17 +411,23 @@ class _Loop:
         elif sum(count > 0 for count in final["predicted_per_class"]) == 1:
             reason = "every validation galaxy gets the same class"
         elif accuracy <= chance + 1.645 * math.sqrt(chance * (1.0 - chance) / n):
-            reason = f"validation accuracy {accuracy:.3f} is no better than the largest class alone ({chance:.3f}, n = {n})"
+            reason = (
+                f"validation accuracy {accuracy:.3f} is no better than the largest class alone ({chance:.3f}, n = {n})"
+            )
         if not reason:
             return []
-        return [Flag("collapsed", f"the training collapsed: {reason}", "train another seed, or lower the learning rate")]
+        return [
+            Flag("collapsed", f"the training collapsed: {reason}", "train another seed, or lower the learning rate")
+        ]
 
     def _stalled(self) -> bool:
         """No better validation loss for `patience` epochs, or a loss that is not finite."""
         losses = [_or_inf(h["valid_loss"]) for h in self.history]
         if losses and not math.isfinite(losses[-1]):
             return True
-        return bool(self.recipe.patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= self.recipe.patience
+        return (
+            bool(self.recipe.patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= self.recipe.patience
+        )
 
     # ------------------------------------------------------------------ checkpoint
 
@@ -446,7 +461,9 @@ class _Loop:
         state, _ = read_weights(checkpoint)
         if not isinstance(state, dict) or state.get("identity") != self.identity:
             raise InputError(
-                f"{checkpoint} belongs to another training", "one with the same recipe and data", "delete it or name another --out"
+                f"{checkpoint} belongs to another training",
+                "one with the same recipe and data",
+                "delete it or name another --out",
             )
         self.network.load_state_dict(state["network"])
         if self.transfer:

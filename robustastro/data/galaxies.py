@@ -76,7 +76,9 @@ class Galaxies:
         if len(set(self.ids)) != n:
             seen: set[str] = set()
             twice = next(i for i in self.ids if i in seen or seen.add(i))
-            raise InputError(f"{self.domain}: galaxy id '{twice}' occurs twice", "ids are unique", "drop the duplicates")
+            raise InputError(
+                f"{self.domain}: galaxy id '{twice}' occurs twice", "ids are unique", "drop the duplicates"
+            )
         if self.labels is not None and (
             self.labels.shape != (n,) or self.labels.min() < 0 or self.labels.max() >= len(self.classes)
         ):
@@ -86,7 +88,9 @@ class Galaxies:
                 "check the label column and the class names",
             )
         if len(self.catalogue) not in (0, n):
-            raise InputError(f"{len(self.catalogue)} catalogue rows for {n} galaxies", "one row each", "match them by id")
+            raise InputError(
+                f"{len(self.catalogue)} catalogue rows for {n} galaxies", "one row each", "match them by id"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,4 +1,4 @@
-"""Training, validation and test galaxies: decided by a hash of the galaxy id, so that all depths of a galaxy fall together."""
+"""Training, validation and test galaxies, by a hash of the galaxy id: all depths of a galaxy fall together."""
 
 from __future__ import annotations
 

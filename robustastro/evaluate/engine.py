@@ -1,4 +1,4 @@
-"""The one loop that runs models: clean pass, then each perturbation, strength and shard; everything measured, nothing trusted."""
+"""The one loop that runs models: clean pass, then each perturbation, strength and shard. It trusts nobody."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class _Run:
             there = Record.open(self.record.path).run.get("plan_sha256")
             if there != self.plan.digest():
                 raise InputError(
-                    f"{self.record.path} holds another run (plan {str(there)[:12]}, this one {self.plan.digest()[:12]})",
+                    f"{self.record.path} holds another run (plan {str(there)[:8]}, this one {self.plan.digest()[:8]})",
                     "an empty directory, or a run of the same plan to resume",
                     "name another --out",
                 )
@@ -127,7 +127,9 @@ class _Run:
         entry = get(step.name)
         if entry.version != step.version:
             raise InputError(
-                f"{step.name} version {step.version} in the plan", f"version {entry.version} is installed", "start a new run"
+                f"{step.name} version {step.version} in the plan",
+                f"version {entry.version} is installed",
+                "start a new run",
             )
         total = len(self.galaxies) * len(step.strengths)
         done = 0
@@ -202,7 +204,9 @@ class _Run:
             result = entry.run_attack(images, labels, victim, strength, draws, **step.options)
             columns: dict[str, Any] = {"queries": result.queries.cpu().numpy(), "success": result.success.cpu().numpy()}
             for name, values in result.details.items():
-                columns[name] = list(torch.as_tensor(values).cpu().flatten(1).numpy()) if _many(values) else np.asarray(values)
+                columns[name] = (
+                    list(torch.as_tensor(values).cpu().flatten(1).numpy()) if _many(values) else np.asarray(values)
+                )
             return x, result.images, columns
         if entry.space == "flux":
             changed = entry(self.galaxies.observation(which), strength, draws, **step.options)
@@ -292,7 +296,9 @@ class _Run:
             )
         return Head(
             None if linear is None else linear.weight.detach().cpu().numpy(),
-            None if linear is None else (0.0 * linear.weight[:, 0] if linear.bias is None else linear.bias).detach().cpu().numpy(),
+            None
+            if linear is None
+            else (0.0 * linear.weight[:, 0] if linear.bias is None else linear.bias).detach().cpu().numpy(),
             None if centroids is None else centroids.numpy(),
             centroids_from="" if centroids is None else origin,
             kind="other" if linear is None else "linear",

@@ -1,7 +1,7 @@
 """Model files: our bundles, bare state dicts, and the user's own network class. Nothing in a file is ever run.
 
-A bundle (`dann.pt`) holds the architecture, weights, contract, class names, how it was trained and on what it is tested.
-Files are read with `torch.load(weights_only=True)` or safetensors, so a pickle that would run code is refused.
+A bundle (`dann.pt`) holds the architecture, weights, contract, class names, how it was trained and what it is
+tested on. Files are read with `torch.load(weights_only=True)` or safetensors, so a pickle that would run code is refused.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def load_model(
     path = Path(path)
     stored, sha256 = read_weights(path)
     if is_bundle(stored):
-        given = InputContract.from_toml(contract) if contract else InputContract.from_dict(stored["contract"], str(path))
+        given = (
+            InputContract.from_toml(contract) if contract else InputContract.from_dict(stored["contract"], str(path))
+        )
         network = build(arch or stored["arch"], stored["arch_options"])
         _fill(network, stored["state_dict"], path, arch or stored["arch"])
         return Model(
@@ -122,7 +124,9 @@ def load_model(
     given = InputContract.from_toml(contract)
     state = state_dict_of(stored, path)
     size = given.resize or given.crop
-    network = build(arch, {"bands": len(given.bands), "classes": len(given.classes), **({"size": size} if size else {})})
+    network = build(
+        arch, {"bands": len(given.bands), "classes": len(given.classes), **({"size": size} if size else {})}
+    )
     _fill(network, state, path, arch)
     return Model(network, given, arch, str(path), sha256, latent)
 
@@ -173,7 +177,7 @@ def read_weights(path: Path) -> tuple[Any, str]:
 
 
 def state_dict_of(stored: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a loaded file, bare or nested (`base_network`, `state_dict`, ...), with plain parameter names."""
+    """The state dict of a loaded file, bare or nested (`base_network`, ...), with plain parameter names."""
     if isinstance(stored, Mapping):
         for name in NESTED:
             if isinstance(stored.get(name), Mapping):
@@ -221,7 +225,9 @@ def _own_network(arch: str, options: Mapping[str, int]) -> nn.Module:
             "correct the file, or give its arguments defaults",
         ) from None
     if not isinstance(network, nn.Module):
-        raise InputError(f"--arch {arch} is a {type(network).__name__}", "a torch.nn.Module", "name the network's class")
+        raise InputError(
+            f"--arch {arch} is a {type(network).__name__}", "a torch.nn.Module", "name the network's class"
+        )
     return network
 
 

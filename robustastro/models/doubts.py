@@ -35,7 +35,9 @@ def doubts(subject: Subject, raw: torch.Tensor, x: torch.Tensor, clean: Outputs)
 def _weights(subject: Subject) -> Flag | None:
     bad = [n for n, t in subject.network.state_dict().items() if not bool(torch.isfinite(t.float()).all())]
     if bad:
-        return Flag("weights_not_finite", f"{len(bad)} tensor(s) hold NaN or infinity, first {bad[0]}", "train it again")
+        return Flag(
+            "weights_not_finite", f"{len(bad)} tensor(s) hold NaN or infinity, first {bad[0]}", "train it again"
+        )
     return None
 
 

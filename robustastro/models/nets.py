@@ -12,7 +12,7 @@ LATENT = 256
 
 
 class ConvNet(nn.Module):
-    """Three blocks of convolution, batch norm, ReLU and max pooling (8 @ 5x5, 16 @ 3x3, 32 @ 3x3), a 256-d latent, a linear head.
+    """Three convolutions (8 @ 5x5, 16 @ 3x3, 32 @ 3x3) with batch norm, ReLU, max pooling; a 256-d latent, a linear head.
 
     Parameters
     ----------
@@ -89,7 +89,9 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(after)
         self.downsample = None
         if stride != 1 or before != after:
-            self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

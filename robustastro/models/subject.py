@@ -49,6 +49,8 @@ class Subject:
     ) -> None:
         self.contract, self.device, self.chunk = contract, torch.device(device), int(chunk)
         self.network = network.to(self.device).eval()
+        # convolutions of few channels run nearly twice as fast on a CPU with the channels last in memory
+        self.network = self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         modules = dict(self.network.named_modules())
@@ -101,13 +103,18 @@ class Subject:
 
     def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self._captured = None
-        y = self.network(self.contract.to_network(x))
+        x = self.contract.to_network(x)
+        if self.contract.channels == "first":
+            x = x.contiguous(memory_format=torch.channels_last)
+        y = self.network(x)
         y = y[-1] if isinstance(y, (tuple, list)) else y
         classes = len(self.contract.classes)
         if not isinstance(y, torch.Tensor) or y.shape != (len(x), classes):
             shape = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
             raise InputError(
-                f"the network returns {shape} for {len(x)} images", f"({len(x)}, {classes})", "correct the contract's classes"
+                f"the network returns {shape} for {len(x)} images",
+                f"({len(x)}, {classes})",
+                "correct the contract's classes",
             )
         if self._captured is None:
             raise InputError(f"module '{self.latent_name}' was not run", "a module of the forward pass", "use --latent")
