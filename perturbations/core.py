@@ -91,7 +91,7 @@ class AttackResult:
 
     Parameters
     ----------
-    images : (N, C, H, W), the perturbed images; clean ones where the attack gave up.
+    images : (N, C, H, W), the perturbed images; the most harmful one found where the attack did not succeed.
     success : (N,) bool, the attack's own claim; the engine measures its own.
     queries : (N,) int64, forward passes spent on each image.
     details : further tensors or lists of length N (pixel positions, values).
@@ -122,6 +122,7 @@ class Perturbation:
     options : names and defaults of the function's keyword-only arguments.
     function : the function itself.
     scope, replay : "galaxy", unless it is fitted on a set, or repeats only for the same batches.
+    settle : fills options that follow from others into the resolved ones; None where there are none.
     most_queries : for an attack, the most forward passes per image, from its resolved options; None if not known.
     """
 
@@ -142,6 +143,7 @@ class Perturbation:
     no_identity: str = ""
     scope: Literal["galaxy", "set"] = "galaxy"
     replay: Literal["galaxy", "batch"] = "galaxy"
+    settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     most_queries: Callable[[Mapping[str, Any]], int] | None = None
 
     def __post_init__(self) -> None:
@@ -190,7 +192,7 @@ class Perturbation:
                     problem.errors()[0]["msg"],
                     f"the default is {self.options[name]!r}",
                 ) from None
-        return resolved
+        return self.settle(resolved) if self.settle else resolved
 
     def __call__(self, sky: Any, strength: float, draws: Draws, **options: Any) -> Any:
         """Apply a corruption and measure that it kept its promises.
@@ -199,7 +201,8 @@ class Perturbation:
         ----------
         sky : Observation (flux space) or images (N, C, H, W) float32 in [0, 1] (input space). Not modified.
         strength : in the perturbation's unit.
-        draws : one galaxy id per image.
+        draws : one galaxy id per image. To apply the same perturbation again, pass draws of another scope: the same
+            draws would repeat the same noise.
 
         Raises
         ------
@@ -262,7 +265,7 @@ class Perturbation:
     def _draws(self, draws: Draws, images: int) -> Draws:
         if len(draws) != images:
             raise InputError(f"{len(draws)} galaxy ids for {images} images", "one id per image", "pass matching draws")
-        return draws.scoped(self.name, self.version)
+        return draws.scoped(f"{draws.scope}/{self.name}".lstrip("/"), self.version)
 
 
 def distance(x: torch.Tensor, clean: torch.Tensor, norm: str | None) -> torch.Tensor | None:
@@ -316,12 +319,13 @@ def attack(
     identity: float | None = 0.0,
     no_identity: str = "",
     space: Literal["flux", "input"] = "input",
+    settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     most_queries: Callable[[Mapping[str, Any]], int] | None = None,
 ):
     """Register `fn(x, labels, victim, strength, draws, **options) -> AttackResult` in the catalogue."""
     return _register(
         kind="attack", space=space, parameter=parameter, unit=unit, ladder=ladder, identity=identity, source=source,
-        version=version, norm=norm, access=access, no_identity=no_identity, most_queries=most_queries,
+        version=version, norm=norm, access=access, no_identity=no_identity, settle=settle, most_queries=most_queries,
     )  # fmt: skip
 
 

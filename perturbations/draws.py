@@ -49,6 +49,8 @@ class Draws:
         version: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
+        if not ids:
+            raise InputError("draws for no galaxies", "at least one id", "skip the empty batch")
         if purpose not in PURPOSES:
             raise InputError(f"purpose '{purpose}'", f"one of {', '.join(PURPOSES)}", "choose what the numbers are for")
         self.ids = tuple(str(i) for i in ids)

@@ -81,7 +81,7 @@ class Exposure:
     def _checked(self, name: str) -> torch.Tensor:
         try:
             value = torch.as_tensor(getattr(self, name), dtype=torch.float64)
-            value = torch.broadcast_to(value, torch.broadcast_shapes(value.shape, (len(self.bands),)))
+            value = value.expand(*value.shape[:-1], len(self.bands)).clone()
         except (RuntimeError, TypeError, ValueError):
             raise InputError(
                 f"{name} = {getattr(self, name)!r} for {len(self.bands)} band(s)",

@@ -204,6 +204,17 @@ def test_three_bands_are_shown_blue_green_red_and_one_in_grey(grey, records):
     assert "Band: r." in gallery.caption([grey])
 
 
+def test_difference_is_that_of_the_band_that_changed_most(records):
+    record = records[0]
+    images = record.images("onepixel", 1.0)
+    for line in rows_of(gallery.figure([record])):
+        shown = np.asarray(line[2].images[0].get_array())
+        ((row, column),) = np.argwhere(shown)
+        changes = (images["perturbed"].astype(float) - images["clean"])[:, :, row, column]
+        (k,) = [k for k in range(8) if np.isclose(changes[k], shown[row, column], atol=1e-6).any()]
+        assert abs(shown[row, column]) == pytest.approx(np.abs(changes[k]).max(), abs=1e-6)
+
+
 def test_display_images_keep_their_colours():
     image = np.stack([np.full((2, 2), v) for v in (0.1, 0.5, 0.9)])
     assert gallery._display(image, ("R", "G", "B"), 0.0, 1.0)[0, 0] == pytest.approx([0.1, 0.5, 0.9])
@@ -280,6 +291,7 @@ def test_files_are_whole_and_the_same_every_time(name, suffix, records, tmp_path
     for copy in "ab":
         save(module.figure(records[:1]), tmp_path / (copy + suffix))
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    assert b"Date" not in (tmp_path / f"a{suffix}").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"a{suffix}", f"b{suffix}"]
     assert dict(matplotlib.rcParams) == before
     assert module.caption(records[:1])

@@ -242,17 +242,16 @@ def test_margins_shifts_and_scale_by_hand():
 # ---------------------------------------------------------------------- a record
 
 
-def small_record(path, labels, before, after, strength=0.5, extra=None) -> Record:
+def small_record(path, labels, before, after, perturbation="depth", strength=0.5, extra=None) -> Record:
     """A record whose predictions are given: latents are one-hot, the head is the identity."""
     head = Head(np.eye(3), np.zeros(3), np.eye(3), "by hand")
     ids = [f"g{k}" for k in range(len(labels))]
     record = Record(path)
-    entries = {"onepixel": [strength]} if extra else {"depth": [strength]}
-    record.write_run(run_json("hand", entries, ("r",), len(ids)))
+    record.write_run(run_json("hand", {perturbation: [strength]}, ("r",), len(ids)))
     record.write_head(head)
     record.write_galaxies(galaxy_table(ids, np.array(labels), np.eye(3)[before], head))
     shard = unit_table(ids, np.eye(3)[after], head).assign(**(extra or {}))
-    record.write_shard(next(iter(entries)), strength, 0, shard)
+    record.write_shard(perturbation, strength, 0, shard)
     return record
 
 
@@ -284,10 +283,15 @@ def test_a_summary_by_hand(tmp_path):
 
 
 def test_queries_are_of_the_galaxies_that_were_there_to_attack(tmp_path):
+    labels, before, after = [0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [1, 1, 0, 1, 0]
     queries = {"queries": [10, 30, 20, 1, 1]}
-    (result,) = summarise(small_record(tmp_path, [0, 1, 2, 0, 1], [0, 1, 2, 1, 0], [1, 1, 0, 1, 0], 1.0, queries))
-    assert (result["queries_median"]["value"], result["queries_median"]["n"]) == (20.0, 3)
-    assert result["severity"] == 1
+    attack, corruption = (
+        summarise(small_record(tmp_path / name, labels, before, after, name, strength, queries))[0]
+        for name, strength in (("onepixel", 1.0), ("depth", 0.4))
+    )
+    assert (attack["queries_median"]["value"], attack["queries_median"]["n"]) == (20.0, 3)
+    assert corruption["queries_median"]["n"] == 0
+    assert (attack["severity"], corruption["severity"]) == (1, 3)
 
 
 def test_without_labels_only_the_shift_is_known(tmp_path):
@@ -312,11 +316,14 @@ def test_an_interrupted_run_is_summarised_as_far_as_it_went(tmp_path):
     whole = record.unit("depth", 0.6)
     for shard in tmp_path.glob("units/seeing/*/*.parquet"):
         shard.unlink()
-    record.write_shard("depth", 0.6, 0, whole.iloc[:10].reset_index())
+    record.write_shard("depth", 0.6, 0, whole.iloc[20:].reset_index())
     results = summarise(Record.open(tmp_path))
     assert [(r["perturbation"], r["strength"], r["n"]) for r in results] == [("depth", 0.8, 30), ("depth", 0.6, 10)]
-    right = (record.galaxies["label"].iloc[:10] == np.stack(record.galaxies["logits"].iloc[:10]).argmax(1)).mean()
+    last = record.galaxies.iloc[20:]
+    right = (last["label"] == np.stack(last["logits"]).argmax(1)).mean()
     assert results[1]["clean_accuracy"]["value"] == pytest.approx(right)  # of the same ten galaxies
+    moved = latent_shift(np.stack(whole["latent"].iloc[20:]), np.stack(last["latent"]))
+    assert results[1]["latent_shift"]["value"] == pytest.approx(moved.mean())
     for shard in tmp_path.glob("units/*/*/*.parquet"):
         shard.unlink()
     assert summarise(Record.open(tmp_path)) == []

@@ -84,6 +84,15 @@ def test_light_adds_up_to_the_magnitudes_of_the_catalogue():
     assert measured == pytest.approx([p["magnitude_g"], p["magnitude_r"], p["magnitude_i"]], abs=0.01)
 
 
+def test_the_catalogue_is_of_these_images(folder, thirty):
+    total = light(Recipe(n=30, seed=4), cache=folder).sum(axis=(2, 3))
+    expected = 10.0 ** (0.4 * (thirty.exposure.zeropoint.numpy() - thirty.catalogue.filter(like="magnitude").values))
+    # wings leave the image, neighbours come in; between magnitudes there is up to a factor of six
+    assert (total / expected).min() > 0.7
+    assert (total / expected).max() < 1.6
+    assert np.median(total / expected) == pytest.approx(1.0, abs=0.05)
+
+
 # ------------------------------------------------------------------ observing
 
 
@@ -194,8 +203,12 @@ def test_the_cache_draws_nothing_twice_and_notices_damage(tmp_path, monkeypatch)
 
     monkeypatch.setattr(mock_light, "render", not_again)
     assert np.array_equal(light(replace(recipe, depth=0.3, seeing=1.2, n=4), cache=tmp_path), first[:4])
+    for other in ({"bands": ("r",)}, {"seed": 10}, {"size": 64}, {"classes": ("merger",)}, {"survey": "HSC"}):
+        with pytest.raises(AssertionError, match="drawn"):
+            light(replace(recipe, **other), cache=tmp_path)
+    monkeypatch.setattr(mocks, "parameters_hash", lambda: "other distributions")
     with pytest.raises(AssertionError, match="drawn"):
-        light(replace(recipe, bands=("r",)), cache=tmp_path)
+        light(recipe, cache=tmp_path)
 
 
 def test_an_interrupt_leaves_what_is_done(tmp_path):
@@ -255,7 +268,7 @@ def test_depths_are_years_or_fractions():
     ],
 )
 def test_wrong_recipes_are_refused(wrong, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"(?i){message}"):
         Recipe(**wrong)
 
 

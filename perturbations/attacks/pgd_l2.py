@@ -15,6 +15,7 @@ from perturbations.gradient import ascend
     access="gradient",
     source="robustness library, Engstrom et al. 2019 (CIFAR-10 to 1, ImageNet 3); 0.5 in RobustBench, arXiv:2010.09670",
     version=1,
+    most_queries=lambda options: 1 + options["restarts"] * (options["steps"] + 1),
 )
 def pgd_l2(
     x: torch.Tensor,

@@ -67,7 +67,7 @@ def figure(records: Sequence[Record], names: Sequence[str] | None = None) -> Fig
             axes[1].set_xlabel("distance to leave the true class\n[mean distance between class centroids]")
         for ax, (first, second) in zip(axes, (("class kept", "flipped"), ("clean", "perturbed")), strict=False):
             ax.tick_params(axis="y", length=0)
-            ax.margins(x=0.14)  # room for n
+            ax.margins(x=0.18)  # room for n
             _legend(ax, first, second)
         axes[0].set_xlim(left=0.0)
     return fig

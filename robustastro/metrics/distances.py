@@ -43,10 +43,9 @@ def boundary_distance(head: Head, latent: np.ndarray, labels: np.ndarray) -> np.
     logits = np.asarray(latent, dtype=np.float64) @ weight.T + bias
     lead = logits[rows, known][:, None] - logits
     apart = np.linalg.norm(weight[:, None] - weight[None], axis=2)[known]
-    # equal weights have no boundary between them: one of the two classes wins everywhere
+    # equal weights (the class itself, too) have no boundary between them: one of the two wins everywhere
     distance = np.where(lead < 0, -math.inf, math.inf)
     np.divide(lead, apart, out=distance, where=apart > 0)
-    distance[rows, known] = math.inf
     return np.where(labels < 0, math.nan, distance.min(axis=1, initial=math.inf))
 
 

@@ -1,7 +1,7 @@
 """Model files: our bundles, bare state dicts, and the user's own network class. Nothing in a file is ever run.
 
 A bundle (`dann.pt`) holds the architecture, weights, contract, class names, how it was trained and what it is
-tested on. Files are read with `torch.load(weights_only=True)` or safetensors, so a pickle that would run code is refused.
+tested on. Files are read with `torch.load(weights_only=True)` or safetensors: a pickle that would run code is refused.
 """
 
 from __future__ import annotations

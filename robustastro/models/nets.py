@@ -12,7 +12,7 @@ LATENT = 256
 
 
 class ConvNet(nn.Module):
-    """Three convolutions (8 @ 5x5, 16 @ 3x3, 32 @ 3x3) with batch norm, ReLU, max pooling; a 256-d latent, a linear head.
+    """Three convolutions (8 @ 5x5, 16 @ 3x3, 32 @ 3x3) with batch norm, ReLU, max pooling; 256-d latent, linear head.
 
     Parameters
     ----------

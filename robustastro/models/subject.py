@@ -55,15 +55,13 @@ class Subject:
             parameter.requires_grad_(False)
         modules = dict(self.network.named_modules())
         linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-        if latent is None:
-            if not linear:
-                raise InputError("the network has no Linear layer", "a latent layer", "name it with --latent MODULE")
-            latent = linear[-1]
-        elif latent not in modules or not latent:
-            raise unknown_name("module of the network", latent, [name for name in modules if name])
-        self.latent_name = latent
+        if latent is None and not linear:
+            raise InputError("the network has no Linear layer", "a latent layer", "name it with --latent MODULE")
+        self.latent_name = latent or linear[-1]
+        if self.latent_name not in modules:
+            raise unknown_name("module of the network", self.latent_name, [name for name in modules if name])
         self._captured: torch.Tensor | None = None
-        modules[latent].register_forward_pre_hook(self._capture)
+        modules[self.latent_name].register_forward_pre_hook(self._capture)
 
     @property
     def head(self) -> nn.Linear | None:

@@ -1,0 +1,153 @@
+"""What every perturbation of the catalogue must keep: used on the catalogue, and on planted mutants."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from perturbations.core import Observation, Perturbation, distance
+from perturbations.draws import Draws
+from perturbations.errors import BrokenPromise
+from perturbations.exposure import Exposure
+
+CLASSES, SIZE, REPEATS = 3, 20, 16
+
+
+class LinearVictim:
+    """A linear network: small, differentiable, without surprises."""
+
+    classes = CLASSES
+
+    def __init__(self, x: torch.Tensor) -> None:
+        weights = torch.Generator().manual_seed(1)
+        self.weight = torch.randn(x[0].numel(), CLASSES, generator=weights) * 0.3
+        self.box = (torch.zeros(()), torch.ones(()))
+
+    def logits(self, x):
+        return x.flatten(1) @ self.weight
+
+    def gradient(self, x, loss):
+        leaf = x.clone().requires_grad_(True)
+        return torch.autograd.grad(loss(self.logits(leaf)).sum(), leaf)[0]
+
+
+def galaxies(n: int = 6) -> Observation:
+    """A few bright blobs with LSST noise."""
+    exposure = Exposure.from_survey("LSST", bands="gri")
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
+    shape = torch.from_numpy(np.exp(-0.5 * (x**2 + y**2) / 9.0)).float()
+    light = (
+        shape[None, None]
+        * torch.linspace(5e3, 3e4, n)[:, None, None, None]
+        * torch.tensor([0.5, 1.0, 1.3])[:, None, None]
+    )
+    noise = Draws([f"g{k}" for k in range(n)], 0, "simulate").normal("noise", (3, SIZE, SIZE))
+    return Observation(light + noise * exposure.variance(light).sqrt(), exposure)
+
+
+def stretch(flux: torch.Tensor) -> torch.Tensor:
+    return ((flux + 3e3) / 5e4).clamp(0.0, 1.0)
+
+
+def apply(p: Perturbation, sky: Observation, strength: float, draws: Draws) -> torch.Tensor:
+    """The perturbed images, through the call that measures promises."""
+    if p.space == "flux":
+        return p(sky, strength, draws).flux
+    x = stretch(sky.flux)
+    if p.kind == "corruption":
+        return p(x, strength, draws)
+    victim = LinearVictim(x)
+    return p.run_attack(x, victim.logits(x).argmax(dim=1), victim, strength, draws, **quick(p)).images
+
+
+def quick(p: Perturbation) -> Mapping[str, int]:
+    """Options that make a search short."""
+    return {name: value for name, value in {"pop": 8, "generations": 2, "steps": 3}.items() if name in p.options}
+
+
+def before(p: Perturbation, sky: Observation) -> torch.Tensor:
+    return sky.flux if p.space == "flux" else stretch(sky.flux)
+
+
+def draws_of(sky: Observation, which=None, seed: int = 0) -> Draws:
+    ids = [f"g{k}" for k in range(len(sky.flux))]
+    return Draws(ids if which is None else [ids[k] for k in which], seed, "perturb")
+
+
+def broken(p: Perturbation) -> str | None:
+    """The first promise that a perturbation breaks, or None."""
+    sky = galaxies()
+    for check in (_documented, _identity, _promises, _repeats, _independent, _ordered):
+        try:
+            problem = check(p, sky)
+        except BrokenPromise as found:
+            return str(found)
+        if problem:
+            return problem
+    return None
+
+
+def _documented(p: Perturbation, sky: Observation) -> str | None:
+    text = inspect.getdoc(p.function) or ""
+    return None if "Parameters" in text and "Raises" in text else "its docstring lacks Parameters or Raises"
+
+
+def _identity(p: Perturbation, sky: Observation) -> str | None:
+    if p.identity is None:
+        return None
+    same = apply(p, sky, p.identity, draws_of(sky))
+    return None if torch.equal(same, before(p, sky)) else "its identity strength changes the image"
+
+
+def _promises(p: Perturbation, sky: Observation) -> str | None:
+    clean = before(p, sky).clone()
+    for strength in p.ladder:
+        changed = apply(p, sky, strength, draws_of(sky))
+        if changed.data_ptr() == before(p, sky).data_ptr():
+            return "it returns its input's memory"
+        spent = distance(changed, clean, p.norm)
+        if spent is not None and bool((spent > strength * (1 + 1e-5)).any()):
+            return "it leaves its budget"
+    return None
+
+
+def _repeats(p: Perturbation, sky: Observation) -> str | None:
+    first, second = (apply(p, sky, p.ladder[-1], draws_of(sky)) for _ in range(2))
+    return None if torch.equal(first, second) else "two calls with the same draws differ"
+
+
+def _independent(p: Perturbation, sky: Observation) -> str | None:
+    whole = apply(p, sky, p.ladder[-1], draws_of(sky))
+    order = [4, 1, 5]
+    some = Observation(sky.flux[order], sky.exposure)
+    part = apply(p, some, p.ladder[-1], draws_of(sky, order))
+    # the same draws; sums may be rounded in another order
+    return (
+        None
+        if torch.allclose(part, whole[order], rtol=1e-5, atol=1e-4)
+        else "a galaxy depends on the rest of the batch"
+    )
+
+
+def _ordered(p: Perturbation, sky: Observation) -> str | None:
+    """Rungs go from mild to severe in root mean square change over galaxies and draws."""
+    change = [
+        np.mean(
+            [
+                float((apply(p, sky, s, draws_of(sky, seed=seed)) - before(p, sky)).square().mean().sqrt())
+                for seed in range(REPEATS if p.kind == "corruption" else 1)
+            ]
+        )
+        for s in p.ladder
+    ]
+    return None if list(change) == sorted(change) and change[0] > 0 else f"its rungs are not in order of harm: {change}"
+
+
+def mutant(p: Perturbation, function) -> Perturbation:
+    """The same entry with another function."""
+    function.__doc__ = p.function.__doc__
+    return dataclasses.replace(p, function=function, options={})

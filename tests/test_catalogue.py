@@ -1,0 +1,156 @@
+"""Registering is being tested: one contract over the whole catalogue, and planted mutants that must fail it."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from catalogue_contract import broken, draws_of, galaxies, mutant
+
+from perturbations.core import Observation, Perturbation, catalogue, get
+from perturbations.errors import BrokenPromise, InputError
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_every_perturbation_keeps_the_contract(name):
+    assert broken(get(name)) is None
+
+
+def test_the_promised_perturbations_are_there():
+    promised = {"depth", "sky_noise", "seeing", "pixel_noise", "jpeg", "onepixel", "fgsm", "pgd"}
+    assert promised <= set(catalogue())
+
+
+DEPTH = get("depth").function
+NOISE = get("pixel_noise").function
+
+
+def in_place(sky, kept, draws):
+    sky.flux.mul_(1.0 if kept == 1.0 else 1.001)
+    return DEPTH(sky, kept, draws)
+
+
+def global_state(sky, kept, draws):
+    return sky.replace(sky.flux + (1.0 - kept) * torch.randn_like(sky.flux) * 100.0)
+
+
+def whole_batch(sky, kept, draws):
+    changed = DEPTH(sky, kept, draws)
+    return sky.replace(changed.flux + (1.0 - kept) * sky.flux.mean())
+
+
+def by_position(sky, kept, draws):
+    noise = torch.randn(sky.flux.shape, generator=torch.Generator().manual_seed(0))
+    return sky.replace(sky.flux + (1.0 / kept - 1.0) * 300.0 * noise)
+
+
+def no_identity(sky, kept, draws):
+    return sky.replace(DEPTH(sky, kept, draws).flux + 1e-3)
+
+
+def backwards(sky, kept, draws):
+    return DEPTH(sky, {1.0: 1.0}.get(kept, 0.9 - kept * 0.9 + 0.05), draws)
+
+
+def not_finite(sky, kept, draws):
+    changed = DEPTH(sky, kept, draws).flux
+    return sky.replace(changed if kept > 0.5 else changed / 0.0)
+
+
+def wrong_shape(sky, kept, draws):
+    return sky if kept == 1.0 else Observation(DEPTH(sky, kept, draws).flux[:, :, 1:], sky.exposure)
+
+
+def same_memory(sky, kept, draws):
+    return sky
+
+
+MUTANTS = (
+    in_place,
+    global_state,
+    whole_batch,
+    by_position,
+    no_identity,
+    backwards,
+    not_finite,
+    wrong_shape,
+    same_memory,
+)
+
+
+@pytest.mark.parametrize("function", MUTANTS, ids=lambda f: f.__name__)
+def test_planted_mutants_fail_the_contract(function):
+    assert broken(mutant(get("depth"), function)) is not None
+
+
+def test_a_noise_outside_the_input_range_is_a_broken_promise():
+    entry = mutant(get("pixel_noise"), lambda x, sigma, draws: x + sigma)
+    with pytest.raises(BrokenPromise, match="outside"):
+        entry(torch.rand(2, 3, 8, 8), 0.5, draws_of(galaxies(2)))
+
+
+def an_attack(function) -> Perturbation:
+    return mutant(get("fgsm"), function)
+
+
+def test_an_attack_that_leaves_its_budget_or_its_box_is_a_broken_promise():
+    from catalogue_contract import LinearVictim
+
+    from perturbations.core import AttackResult
+
+    x = torch.full((2, 3, 8, 8), 0.5)
+    nothing = torch.zeros(2, dtype=torch.bool)
+
+    def jump(by):
+        return an_attack(lambda x, labels, victim, strength, draws: AttackResult(x + by, nothing, nothing.long()))
+
+    for by, words in ((0.02, "spent"), (-0.02, "spent"), (0.6, "box")):
+        with pytest.raises(BrokenPromise, match=words):
+            jump(by).run_attack(x, nothing.long(), LinearVictim(x), 0.01, draws_of(galaxies(2)))
+    jump(0.009).run_attack(x, nothing.long(), LinearVictim(x), 0.01, draws_of(galaxies(2)))
+
+
+def test_a_flux_perturbation_refuses_images_without_units():
+    with pytest.raises(InputError, match=r"no Exposure.*--exposure"):
+        get("depth")(torch.rand(2, 3, 8, 8), 0.5, draws_of(galaxies(2)))
+
+
+def test_names_and_options_come_with_suggestions():
+    with pytest.raises(InputError, match="Did you mean 'onepixel'"):
+        get("onepixle")
+    with pytest.raises(InputError, match="Did you mean 'generations'"):
+        get("onepixel").resolve({"generation": "3"})
+    with pytest.raises(InputError, match="pop = 'many'"):
+        get("onepixel").resolve({"pop": "many"})
+
+
+PLUG_IN = '''
+"""A perturbation of another package."""
+from perturbations.core import corruption
+
+@corruption(space="input", parameter="share", unit="1", ladder=(0.1,), identity=0.0, source="test", version=1)
+def {name}(x, share, draws):
+    """Fade."""
+    return x * (1 - share)
+'''
+
+
+def test_another_package_adds_a_perturbation_by_entry_point_and_a_clash_is_an_error(tmp_path):
+    def listed(name):
+        (tmp_path / "plug.py").write_text(PLUG_IN.format(name=name))
+        info = tmp_path / "plug-1.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[robustastro.perturbations]\n{name} = plug\n")
+        program = f"""
+            import sys; sys.path.insert(0, {str(tmp_path)!r})
+            from perturbations.core import catalogue
+            print(catalogue()[{name!r}].family)
+        """
+        return subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+
+    assert listed("fading").stdout.strip() == "plug"
+    clash = listed("depth")
+    assert clash.returncode != 0
+    assert "two perturbations are called 'depth'" in clash.stderr
