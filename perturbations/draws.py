@@ -49,8 +49,6 @@ class Draws:
         version: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        if not ids:
-            raise InputError("draws for no galaxies", "at least one id", "skip the empty batch")
         if purpose not in PURPOSES:
             raise InputError(f"purpose '{purpose}'", f"one of {', '.join(PURPOSES)}", "choose what the numbers are for")
         self.ids = tuple(str(i) for i in ids)
@@ -99,7 +97,7 @@ class Draws:
             normal[start : start + BLOCK].view(-1, 2).copy_(
                 torch.stack((radius * angle.cos(), radius * angle.sin()), dim=1)
             )
-        return normal.reshape(len(self), -1)[:, :count].reshape(len(self), *shape)
+        return normal.reshape(len(self), count + count % 2)[:, :count].reshape(len(self), *shape)
 
     def poisson(self, stream: str, rate: torch.Tensor) -> torch.Tensor:
         """Poisson counts, float64, for rates (N, ...) >= 0.
@@ -138,7 +136,7 @@ def _philox(words: torch.Tensor, key: bytes, count: int) -> torch.Tensor:
         row = position // max(blocks, 1)
         counter = (position - row * blocks, torch.zeros_like(position), words[row, 0], words[row, 1])
         flat[start : start + BLOCK] = torch.stack(philox_rounds(counter, key0, key1), dim=1)
-    return out.reshape(rows, -1)[:, :count]
+    return out.reshape(rows, blocks * 4)[:, :count]
 
 
 def philox_rounds(

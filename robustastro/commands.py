@@ -214,7 +214,8 @@ def test_data(model: Model, path: str | None, reading: Reading, progress: Progre
             return galaxies
         test = select(galaxies, "test")
         say(
-            f"{path}: the model trained on some of these {len(galaxies)} galaxies; the {len(test)} of the test split are used"
+            f"{path}: the model trained on some of these {len(galaxies)} galaxies; "
+            f"the {len(test)} of the test split are used"
         )
         return test
     source = model.data.get("source") or {}

@@ -55,6 +55,10 @@ def test_the_first_numbers_of_a_stream_do_not_depend_on_how_many_are_asked_for(c
     assert torch.equal(draws.normal("s", (count,)), draws.normal("s", (400,))[:, :count])
 
 
+def test_no_galaxies_get_no_numbers():
+    assert [tuple(t.shape) for t in every_kind(Draws([], seed=0))] == [(0, 5, 3), (0, 7), (0, 3, 5), (0, 30)]
+
+
 def test_every_part_of_the_key_matters_and_streams_are_uncorrelated():
     base = {"seed": 5, "purpose": "perturb", "scope": "depth", "version": 1}
     others = [{"seed": 6}, {"purpose": "simulate"}, {"purpose": "attack"}, {"scope": "seeing"}, {"version": 2}]
