@@ -24,7 +24,7 @@ def lsst() -> Exposure:
 
 @pytest.fixture
 def blobs(lsst) -> Galaxies:
-    """180 galaxies of three shapes that a tiny network can tell apart: round, wide, tall; flux with LSST noise."""
+    """180 galaxies of three shapes, the same in any orientation: round, small, long; flux with LSST noise."""
     return make_blobs(180, lsst)
 
 
@@ -32,7 +32,7 @@ def make_blobs(n: int, exposure: Exposure, seed: int = 0, size: int = 24, prefix
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    sigma = np.array([(2.5, 2.5), (5.0, 1.3), (1.3, 5.0)])[labels]
+    sigma = np.array([(3.0, 3.0), (1.2, 1.2), (5.0, 1.3)])[labels]
     shape = np.exp(-0.5 * ((x / sigma[:, :1, None]) ** 2 + (y / sigma[:, 1:, None]) ** 2))
     flux = shape[:, None] * rng.uniform(8e3, 1.5e4, (n, 1, 1, 1)) * np.array([0.5, 1.0, 1.2])[:, None, None]
     noise = exposure.variance(torch.from_numpy(flux)).sqrt().numpy() * rng.standard_normal(flux.shape)
@@ -40,7 +40,7 @@ def make_blobs(n: int, exposure: Exposure, seed: int = 0, size: int = 24, prefix
         images=(flux + noise).astype(np.float32),
         labels=labels,
         ids=tuple(f"{prefix}-{seed}-{k:04d}" for k in range(n)),
-        classes=("round", "wide", "tall"),
+        classes=("round", "small", "long"),
         bands=exposure.bands,
         exposure=exposure,
         domain="blobs",
@@ -52,6 +52,6 @@ def contract() -> InputContract:
     """Linear, three bands and classes, images in [0, 1]."""
     return InputContract(
         bands=("g", "r", "i"),
-        classes=("round", "wide", "tall"),
+        classes=("round", "small", "long"),
         stretch=Stretch(kind="linear", low=(-2e3,) * 3, high=(2e4,) * 3),
     )

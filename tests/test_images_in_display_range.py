@@ -15,9 +15,8 @@ from perturbations.errors import InputError
 def pictures(bands: int) -> torch.Tensor:
     y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij")
     blob = torch.exp(-4 * (x**2 + 2 * y**2))
-    return torch.stack([blob * (0.4 + 0.2 * k) for k in range(bands)])[None].repeat(2, 1, 1, 1) * torch.tensor(
-        [0.9, 0.5]
-    ).view(2, 1, 1, 1)
+    one = torch.stack([blob * (0.4 + 0.2 * k) for k in range(bands)])
+    return torch.stack([0.9 * one, 0.5 * one])
 
 
 def draws() -> Draws:

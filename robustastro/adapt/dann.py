@@ -32,8 +32,8 @@ def reversal_schedule(progress: float) -> float:
 class DANN(nn.Module):
     """The transfer loss: cross-entropy of a domain classifier whose gradient reaches the latent vectors reversed.
 
-    Latent vectors are normalised (layer norm without learned scale) before the classifier, so that it can neither be
-    outrun by a growing latent space nor silenced by a shrinking one.
+    Latent vectors are divided by the root mean square of the batch (held constant in the gradient), so that a growing
+    or shrinking latent space neither outruns nor silences the classifier.
 
     Parameters
     ----------
@@ -47,7 +47,6 @@ class DANN(nn.Module):
         super().__init__()
         self.weight, self.reversal, width = weight, reversal, int(hidden)
         self.classifier = nn.Sequential(
-            nn.LayerNorm(latent, elementwise_affine=False),
             nn.Linear(latent, width), nn.ReLU(),
             nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, 1),
@@ -55,7 +54,9 @@ class DANN(nn.Module):
 
     def forward(self, source: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
         """Scalar loss of latent vectors (n, D) and (m, D) at training progress in [0, 1]."""
-        both = reverse_gradient(torch.cat([source, target]), self.reversal * reversal_schedule(progress))
+        both = torch.cat([source, target])
+        both = both / both.detach().square().mean().sqrt().clamp_min(1e-12)
+        both = reverse_gradient(both, self.reversal * reversal_schedule(progress))
         domain = torch.cat([both.new_zeros(len(source)), both.new_ones(len(target))])
         loss = nn.functional.binary_cross_entropy_with_logits(self.classifier(both).squeeze(1), domain)
         return self.weight * loss

@@ -47,7 +47,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     warm_up: float = 0.1
-    patience: int = 6
+    patience: int = 10
     augment: bool = True
     paired: bool = False
     options: Mapping[str, float] = field(default_factory=dict)

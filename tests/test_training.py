@@ -1,0 +1,254 @@
+"""Training: no leakage, the same weights for the same seed, resumed or not, and collapse said as such."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from perturbations.errors import InputError
+from robustastro.adapt.dann import DANN, reversal_schedule, reverse_gradient
+from robustastro.adapt.mmd import mmd
+from robustastro.adapt.training import Recipe, disjoint, id_hashes, select, stretched, train, write_bundle
+from robustastro.data.splits import domain_half, split_of
+from robustastro.models.bundles import load_model
+from robustastro.models.subject import Subject
+
+QUICK = {"arch": "tiny", "epochs": 3, "batch": 16, "learning_rate": 0.01}
+
+
+def shallower(galaxies, seed=1):
+    """The same galaxies with three times the noise."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0.0, 1200.0, galaxies.images.shape).astype(np.float32)
+    return dataclasses.replace(galaxies, images=np.asarray(galaxies.images) + noise, domain="shallow blobs")
+
+
+def weights(trained) -> torch.Tensor:
+    return torch.cat([t.flatten().double() for t in trained.network.state_dict().values()])
+
+
+# ---------------------------------------------------------------------- splits
+
+
+def test_splits_follow_the_id_and_have_their_fractions():
+    ids = [f"galaxy {k}" for k in range(20_000)]
+    splits = split_of(ids)
+    for name, share in (("train", 0.7), ("valid", 0.1), ("test", 0.2)):
+        assert abs((splits == name).mean() - share) < 5 * (share * (1 - share) / 20_000) ** 0.5
+    order = np.random.default_rng(0).permutation(20_000)[:500]
+    assert (split_of([ids[k] for k in order]) == splits[order]).all()
+    # halves for source and target are independent of the split
+    half = domain_half(ids)
+    assert abs(half[splits == "train"].mean() - 0.5) < 0.03
+
+
+def test_all_depths_of_a_galaxy_fall_together_and_domains_share_no_training_galaxy(blobs):
+    deep, shallow = blobs, shallower(blobs)
+    for split in ("train", "valid", "test"):
+        assert select(deep, split).ids == select(shallow, split).ids
+    source, target = disjoint(select(deep, "train"), select(shallow, "train"))
+    assert not set(source.ids) & set(target.ids)
+    assert set(source.ids) | set(target.ids) == set(select(deep, "train").ids)
+    trained = train(Recipe(method="mmd", **QUICK), deep, shallow)
+    used = trained.train_ids
+    assert len(used) == len(set(used))
+    assert not set(used) & set(select(deep, "test").ids)
+    assert not set(used) & set(select(deep, "valid").ids)
+
+
+def test_the_datas_own_split_column_is_kept(blobs):
+    import pandas as pd
+
+    column = pd.DataFrame({"split": ["test" if k < 40 else "train" for k in range(180)]})
+    galaxies = dataclasses.replace(blobs, catalogue=column)
+    assert select(galaxies, "test").ids == galaxies.ids[:40]
+    valid, rest = select(galaxies, "valid"), select(galaxies, "train")
+    assert set(valid.ids) | set(rest.ids) == set(galaxies.ids[40:])
+    assert 5 <= len(valid) <= 35
+
+
+# ---------------------------------------------------------------------- no leakage
+
+
+@pytest.mark.parametrize("method", ["mmd", "dann"])
+def test_permuting_target_labels_gives_identical_weights(blobs, method):
+    shallow = shallower(blobs)
+    permuted = dataclasses.replace(shallow, labels=np.random.default_rng(0).permutation(shallow.labels))
+    recipe = Recipe(method=method, **QUICK)
+    first, second = train(recipe, blobs, shallow), train(recipe, blobs, permuted)
+    assert torch.equal(weights(first), weights(second))
+    assert not torch.equal(weights(first), weights(train(recipe, blobs, shallower(blobs, seed=9))))
+
+
+def test_the_compared_methods_train_on_the_same_source_galaxies(blobs):
+    shallow = shallower(blobs)
+    ids = [train(Recipe(method=m, **QUICK), blobs, shallow).record["source"]["train"] for m in ("none", "mmd")]
+    assert ids[0] == ids[1]
+
+
+# ---------------------------------------------------------------------- the loop
+
+
+def test_a_seed_gives_the_same_weights_and_another_gives_others(blobs):
+    first, again, other = (train(Recipe(seed=s, **QUICK), blobs) for s in (3, 3, 4))
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["none", "dann"])
+def test_an_interrupted_training_goes_on_to_the_same_weights(blobs, tmp_path, method):
+    shallow = shallower(blobs)
+    recipe = Recipe(method=method, **QUICK)
+    whole = train(recipe, blobs, shallow)
+
+    def interrupt(epoch, epochs, numbers):
+        if epoch == 2:
+            raise Stop
+
+    checkpoint = tmp_path / "c.partial"
+    with pytest.raises(Stop):
+        train(recipe, blobs, shallow, checkpoint=checkpoint, progress=interrupt)
+    done = []
+    resumed = train(recipe, blobs, shallow, checkpoint=checkpoint, progress=lambda e, n, _: done.append(e))
+    assert done == [3]
+    assert torch.equal(weights(whole), weights(resumed))
+    with pytest.raises(InputError, match="another training"):
+        train(dataclasses.replace(recipe, seed=1), blobs, shallow, checkpoint=checkpoint)
+
+
+def test_a_trained_network_tells_the_shapes_apart_and_its_bundle_says_so(blobs, tmp_path):
+    trained = train(Recipe(arch="tiny", epochs=60, batch=16, learning_rate=0.02, patience=0), blobs)
+    assert trained.flags == []
+    assert trained.record["validation"]["valid_accuracy"] > 0.8
+    write_bundle(tmp_path / "m.pt", trained, blobs, None, "cpu")
+    model = load_model(tmp_path / "m.pt")
+    test = select(blobs, "test")
+    x = stretched(test, model.contract)
+    predicted = Subject(model.network, model.contract).outputs(x).logits.argmax(dim=1).numpy()
+    assert (predicted == test.labels).mean() > 0.8
+    assert model.data["test_sha256"] == test.digest()
+    assert model.trained_on is not None
+    assert model.centroids is not None
+    assert torch.equal(model.trained_on.sort().values, id_hashes(trained.train_ids).sort().values)
+    source = select(blobs, "train")
+    latent = Subject(model.network, model.contract).outputs(stretched(source, model.contract)).latent
+    assert torch.allclose(model.centroids[1], latent[torch.from_numpy(source.labels == 1)].mean(dim=0), atol=1e-5)
+
+
+def test_a_collapsed_training_says_so(blobs):
+    nonsense = dataclasses.replace(blobs, labels=np.random.default_rng(0).integers(0, 3, 180))
+    flags = train(Recipe(**(QUICK | {"epochs": 2, "learning_rate": 1e-5})), nonsense).flags
+    assert [flag.code for flag in flags] == ["collapsed"]
+    exploded = train(Recipe(**(QUICK | {"learning_rate": 1e30})), blobs)
+    assert [flag.code for flag in exploded.flags] == ["collapsed"]
+
+
+def test_early_stopping_keeps_the_best_epoch(blobs):
+    trained = train(Recipe(**(QUICK | {"epochs": 40, "learning_rate": 0.05}), patience=2), blobs)
+    losses = [h["valid_loss"] for h in trained.record["history"]]
+    assert trained.record["best_epoch"] == 1 + int(np.argmin(losses))
+    assert trained.record["validation"]["valid_loss"] == pytest.approx(min(losses), rel=1e-5)
+    assert len(losses) == 40 or len(losses) - trained.record["best_epoch"] == 2
+
+
+def test_rare_classes_weigh_as_much_as_common_ones(blobs):
+    """Two identical images in two classes, nine to one: with class weights the best answer is even odds."""
+    images = np.zeros((180, 3, 8, 8), np.float32)
+    images[:, :, 4, 4] = 1.0
+    labels = (np.arange(180) % 10 == 0).astype(np.int64)
+    galaxies = dataclasses.replace(blobs, images=images, labels=labels, classes=("common", "rare"), exposure=None)
+    trained = train(Recipe(arch="tiny", epochs=30, batch=16, learning_rate=0.02, patience=0), galaxies)
+    p = Subject(trained.network, trained.contract).outputs(stretched(galaxies.take([0]), trained.contract))
+    assert abs(float(p.logits.softmax(dim=1)[0, 1]) - 0.5) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "dan"}, "Did you mean 'dann'"),
+        ({"method": "mmd"}, "add --target|Add --target"),
+        ({"arch": "convnt"}, "Did you mean 'convnet'"),
+        ({"batch": 500}, "smaller --batch"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"options": {"wieght": 1.0}}, "option of none"),
+    ],
+)
+def test_wrong_recipes_are_refused(blobs, change, words):
+    with pytest.raises(InputError, match=words):
+        train(Recipe(**(QUICK | change)), blobs)
+
+
+# ---------------------------------------------------------------------- losses
+
+
+def test_mmd_is_the_double_sum_of_its_definition():
+    generator = torch.Generator().manual_seed(0)
+    s, t = torch.randn(6, 4, generator=generator).double(), torch.randn(5, 4, generator=generator).double() + 1.0
+    both = torch.cat([s, t])
+    squares = sorted(float((a - b) @ (a - b)) for i, a in enumerate(both) for j, b in enumerate(both) if i != j)
+    median = squares[(len(squares) - 1) // 2]
+
+    def k(a, b):
+        return np.mean([math.exp(-float((a - b) @ (a - b)) / (w * median)) for w in (0.25, 0.5, 1.0, 2.0, 4.0)])
+
+    def mean(a, b):
+        return np.mean([[k(x, y) for y in b] for x in a])
+
+    assert float(mmd(s, t)) == pytest.approx(mean(s, s) + mean(t, t) - 2 * mean(s, t), rel=1e-9)
+    assert float(mmd(s, s)) == pytest.approx(0.0, abs=1e-12)
+    assert float(mmd(s * 7.0, t * 7.0)) == pytest.approx(float(mmd(s, t)), rel=1e-9)  # shrinking gains nothing
+
+
+def test_mmd_tells_shifted_samples_from_equal_ones():
+    generator = torch.Generator().manual_seed(0)
+    s, same, moved = (torch.randn(200, 8, generator=generator) for _ in range(3))
+    assert float(mmd(s, moved + 1.0)) > 5 * float(mmd(s, same))
+
+
+def test_gradient_reversal_and_its_schedule():
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    y = reverse_gradient(x, 0.3)
+    assert torch.equal(y, x)
+    (y * torch.tensor([2.0, 5.0])).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == pytest.approx([-0.6, -1.5])
+    assert reversal_schedule(0.0) == 0.0
+    assert reversal_schedule(1.0) == pytest.approx(0.9999092)
+    assert reversal_schedule(0.1) == pytest.approx(2 / (1 + math.exp(-1)) - 1)
+
+
+@pytest.mark.parametrize("loss", ["mmd", "dann"])
+def test_adaptation_closes_a_toy_shift(loss):
+    """A linear encoder of two shifted clouds, trained on the transfer loss: a fresh classifier of domains fails."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_score
+
+    from robustastro.adapt.mmd import MMD
+
+    torch.manual_seed(0)
+    source = torch.randn(400, 6)
+    target = torch.randn(400, 6) + torch.tensor([2.0, 0, 0, 0, 0, 0])
+    encoder = nn.Linear(6, 4)
+    transfer = MMD(4, 1.0) if loss == "mmd" else DANN(4, 1.0, 1.0, 32)
+    parameters = [*encoder.parameters(), *transfer.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=0.01)
+
+    def apart():
+        with torch.no_grad():
+            z = torch.cat([encoder(source), encoder(target)])
+        return cross_val_score(LogisticRegression(), z, [0] * 400 + [1] * 400, cv=4).mean()
+
+    assert apart() > 0.8
+    for step in range(1500):
+        which = torch.randint(400, (64,))
+        optimiser.zero_grad()
+        transfer(encoder(source[which]), encoder(target[which]), step / 1500).backward()
+        optimiser.step()
+    assert apart() < 0.62
