@@ -185,7 +185,7 @@ class Perturbation:
             if name not in self.options:
                 raise unknown_name(f"option of {self.name}", name, self.options)
             try:
-                resolved[name] = pydantic.TypeAdapter(hints[name]).validate_python(value)
+                resolved[name] = pydantic.TypeAdapter(hints.get(name, Any)).validate_python(value)
             except pydantic.ValidationError as problem:
                 raise InputError(
                     f"{self.name} option {name} = {value!r}",

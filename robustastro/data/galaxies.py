@@ -97,7 +97,7 @@ class Galaxies:
 
     def take(self, which: Sequence[int] | np.ndarray) -> Galaxies:
         """A subset by position; images stay where they are until they are read."""
-        which = np.asarray(which, dtype=np.int64)
+        which = np.ascontiguousarray(which, dtype=np.int64)
         return replace(
             self,
             images=_Subset(self.images, which),

@@ -92,6 +92,7 @@ class _Run:
     record: Record
     batch: int
     progress: Progress | None
+    begun: bool = False
 
     def check_units(self) -> None:
         """Refuse, before anything is written, what these images cannot bear."""
@@ -108,7 +109,7 @@ class _Run:
                 )
 
     def start(self) -> None:
-        """The clean pass, the doubts, and run.json."""
+        """The clean pass and the doubts. Nothing is written before a first shard is done."""
         self.fingerprint = self.subject.fingerprint()
         parts = []
         for start in range(0, len(self.galaxies), self.plan.shard):
@@ -118,9 +119,6 @@ class _Run:
             self._tell("clean", min(start + self.plan.shard, len(self.galaxies)), len(self.galaxies))
         self.clean = Outputs(torch.cat([p.logits for p in parts]), torch.cat([p.latent for p in parts]))
         self.flags = self._flags()
-        self._write_run(None)
-        self._write_galaxies()
-        self.record.write_head(self._head())
         self.kept = set(_by_key(self.galaxies.ids)[: self.plan.kept_images].tolist())
 
     def step(self, step: Step) -> None:
@@ -138,13 +136,23 @@ class _Run:
                 rows = np.arange(start, min(start + self.plan.shard, len(self.galaxies)))
                 if not self.record.has_shard(step.name, strength, number):
                     table, images = self._shard(entry, step, strength, rows, done, total)
+                    self._begin()
                     self.record.write_images(step.name, strength, images, number)
                     self.record.write_shard(step.name, strength, number, table)
                 done += len(rows)
                 self._tell(step.name, done, total)
 
+    def _begin(self) -> None:
+        """Write what describes the run, before its first shard."""
+        if not self.begun:
+            self._write_run(None)
+            self._write_galaxies()
+            self.record.write_head(self._head())
+            self.begun = True
+
     def finish(self, seconds: float) -> None:
         """run.json again, with the time it took (of this call; a resumed run adds up)."""
+        self._begin()
         before = self.record.run.get("timing") or {}
         self._write_run({"seconds": round(seconds + before.get("seconds", 0.0), 2)})
 
