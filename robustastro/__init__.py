@@ -13,6 +13,7 @@ _HOME = {
     "Subject": "models.subject",
     "train": "adapt.training",
     "Plan": "evaluate.plan",
+    "attack": "evaluate.engine",
     "evaluate": "evaluate.engine",
     "Record": "record",
     "summarise": "metrics.summary",

@@ -185,15 +185,7 @@ def run(
 ) -> Record:
     """Run steps on galaxies (after `limit`). Without `out` in runs/MODEL-ATTACK-PLAN: the same command resumes."""
     device = device_of(device)
-    plan = Plan(
-        model=model.sha256,
-        data=galaxies.digest(),
-        contract=model.contract.to_dict(),
-        steps=tuple(steps),
-        seed=seed,
-        limit=limit,
-        latent=model.latent,
-    )
+    plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit)
     names = "-".join(s.name.replace(":", "-") for s in steps)
     place = out or Path("runs") / f"{Path(model.path).stem}-{names}-{plan.digest()[:8]}"
     _say_estimate(plan, model, galaxies, device)

@@ -44,9 +44,9 @@ STEPS = (
 )
 
 
-def plan_for(model, galaxies, steps=STEPS, **changes) -> Plan:
+def plan_for(model, galaxies, steps=STEPS, seed=0, **changes) -> Plan:
     settings = {"chunk": 16, "shard": 20, "kept_images": 4} | changes
-    return Plan(model=model.sha256, data=galaxies.digest(), contract=model.contract.to_dict(), steps=steps, **settings)
+    return Plan.of(model, galaxies, steps, seed=seed).model_copy(update=settings)
 
 
 def tables(record: Record) -> dict[str, pd.DataFrame]:
@@ -279,3 +279,11 @@ def test_nothing_half_written_is_visible(model, test_galaxies, tmp_path, monkeyp
     with pytest.raises(ZeroDivisionError):
         evaluate(plan_for(model, test_galaxies), model, test_galaxies, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.parquet"))
+
+
+def test_attack_from_python_is_the_run_of_the_command_line(model, test_galaxies, tmp_path):
+    import robustastro
+
+    record = robustastro.attack(model, test_galaxies, "jpeg", tmp_path / "run", severity=2, limit=6)
+    (result,) = robustastro.summarise(record)
+    assert (result["strength"], result["n"]) == (50.0, 6)

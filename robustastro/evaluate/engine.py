@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from perturbations.errors import BrokenPromise, InputError
 from robustastro.adapt.training import id_hashes
 from robustastro.data.galaxies import Galaxies
 from robustastro.evaluate.plan import Plan, Step
+from robustastro.evaluate.plan import step as planned
 from robustastro.models.bundles import Model
 from robustastro.models.doubts import TOLERANCE, doubts
 from robustastro.models.subject import Outputs, Subject
@@ -81,6 +82,27 @@ def evaluate(
         run.step(step)
     run.finish(time.monotonic() - started)
     return run.record
+
+
+def attack(
+    model: Model,
+    galaxies: Galaxies,
+    name: str,
+    out: str | Path,
+    *,
+    severity: int | None = None,
+    strength: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Record:
+    """One perturbation, by default over its whole ladder: what `robustastro attack` does, from Python."""
+    wanted = planned(name, severity=severity, strength=strength, options=options or {})
+    chosen = choose(galaxies.with_classes(model.contract.classes), limit)
+    plan = Plan.of(model, chosen, [wanted], seed=seed, limit=limit)
+    return evaluate(plan, model, chosen, out, device=device, progress=progress)
 
 
 @dataclass

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from perturbations.core import get
 from perturbations.errors import InputError
+from robustastro.data.galaxies import Galaxies
+from robustastro.models.bundles import Model
 from robustastro.models.subject import CHUNK
 
 SHARD = 250  # galaxies per file of a unit
@@ -54,6 +56,21 @@ class Plan(BaseModel):
     shard: int = SHARD
     kept_images: int = 16
     latent: str | None = None
+
+    @classmethod
+    def of(
+        cls, model: Model, galaxies: Galaxies, steps: Sequence[Step], *, seed: int = 0, limit: int | None = None
+    ) -> Plan:
+        """The plan of these steps for a model and galaxies; `galaxies` are those left after `limit`."""
+        return cls(
+            model=model.sha256,
+            data=galaxies.digest(),
+            contract=model.contract.to_dict(),
+            steps=tuple(steps),
+            seed=seed,
+            limit=limit,
+            latent=model.latent,
+        )
 
     def digest(self) -> str:
         """SHA-256 of the plan."""
