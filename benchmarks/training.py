@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from robustastro import __version__
+from robustastro.adapt import METHODS
 from robustastro.adapt.training import Recipe, select, stretched, train
 from robustastro.data import mocks
 from robustastro.data.splits import FRACTIONS
@@ -28,7 +29,7 @@ from robustastro.models.subject import Subject
 from robustastro.progress import say, shown
 from robustastro.record import write_whole
 
-METHODS, GOAL = ("none", "mmd", "dann"), 0.90
+COMPARED, GOAL = ("none", "mmd", "dann"), 0.90
 
 
 def accuracy(trained, galaxies, device: str) -> dict:
@@ -62,13 +63,14 @@ def main() -> int:
         if asked.device.startswith("cuda")
         else f"cpu, {torch.get_num_threads()} threads",
         "machine": platform.machine(),
+        "options": {name: dict(METHODS[name].options) for name in COMPARED},
         "recipe": asdict(replace(Recipe(), options={})),
     }
     rows = []
     if asked.out.exists():
         before = json.loads(asked.out.read_text())
         rows = before["rows"] if {k: before.get(k) for k in about} == about else []
-    for method in METHODS:
+    for method in COMPARED:
         for seed in asked.seeds:
             if any(row["method"] == method and row["seed"] == seed for row in rows):
                 continue
@@ -94,7 +96,7 @@ def main() -> int:
             _keep(asked.out, about, rows)
     medians = {
         m: {d: statistics.median(r[d]["value"] for r in rows if r["method"] == m) for d in ("y10", "y1")}
-        for m in METHODS
+        for m in COMPARED
     }
     collapsed = [f"{r['method']} seed {r['seed']}" for r in rows if r["flags"]]
     good = not collapsed and all(m["y10"] >= GOAL for m in medians.values())

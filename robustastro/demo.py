@@ -37,7 +37,7 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
     Parameters
     ----------
     out : directory for figures, index.md, results.json, bundles and runs.
-    quick : a tenth of the galaxies and two epochs, only to see that everything works.
+    quick : a tenth of the galaxies, two epochs and a short search, only to see that everything works.
     """
     started = time.monotonic()
     device = commands.device_of(device)
@@ -58,10 +58,14 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
     say(f"3 of 4  {', '.join(ON_ALL)} on all test galaxies, onepixel on {ATTACKED}")
     test = select(y10, "test")
     few = choose(test, 4 if quick else ATTACKED)
+    search = {"pop": 10, "generations": 2} if quick else {}
     everything: dict[str, list[Record]] = {}
     for method in METHODS:
         model = load_model(out / f"{method}.pt")
-        plans = (([step(name) for name in ON_ALL], test, None, "all"), ([step("onepixel")], few, len(few), "onepixel"))
+        plans = (
+            ([step(name) for name in ON_ALL], test, None, "all"),
+            ([step("onepixel", options=search)], few, len(few), "onepixel"),
+        )
         everything[method] = [
             commands.run(
                 steps, model, galaxies, out / "runs" / f"{method}-{name}",

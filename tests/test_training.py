@@ -236,7 +236,7 @@ def test_adaptation_closes_a_toy_shift(loss):
     source = torch.randn(400, 6)
     target = torch.randn(400, 6) + torch.tensor([2.0, 0, 0, 0, 0, 0])
     encoder = nn.Linear(6, 4)
-    transfer = MMD(4, 1.0) if loss == "mmd" else DANN(4, 1.0, 1.0, 32)
+    transfer = MMD(4, 1.0) if loss == "mmd" else DANN(4, 1.0, 1.0, 32, 4.0)
     parameters = [*encoder.parameters(), *transfer.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=0.01)
 

@@ -45,7 +45,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Ganin et al. 2016, JMLR 17, 59, arXiv:1505.07818",
                 True,
                 "robustastro.adapt.dann:DANN",
-                {"weight": 1.0, "reversal": 1.0, "hidden": 256},
+                {"weight": 1.0, "reversal": 1.0, "hidden": 256, "scale": 4.0},
             ),
         )
     }

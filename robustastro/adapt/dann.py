@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 
 class _Reversal(torch.autograd.Function):
@@ -32,8 +34,10 @@ def reversal_schedule(progress: float) -> float:
 class DANN(nn.Module):
     """The transfer loss: cross-entropy of a domain classifier whose gradient reaches the latent vectors reversed.
 
-    Latent vectors are divided by the root mean square of the batch (held constant in the gradient), so that a growing
-    or shrinking latent space neither outruns nor silences the classifier.
+    Its layers are spectrally normalised (Miyato et al. 2018, arXiv:1802.05957) and its input has a mean length of
+    `scale`, so its logits stay within a few units: a free classifier soon separates the domains perfectly, its loss goes
+    to zero, and so does the gradient that should mix them. The length is held constant in the gradient, so that the
+    latent space gains nothing by growing.
 
     Parameters
     ----------
@@ -41,21 +45,20 @@ class DANN(nn.Module):
     weight : of the domain loss.
     reversal : strength of the reversal at the end of its schedule.
     hidden : width of the classifier's two hidden layers.
+    scale : mean length of the latent vectors that the classifier sees.
     """
 
-    def __init__(self, latent: int, weight: float, reversal: float, hidden: float) -> None:
+    def __init__(self, latent: int, weight: float, reversal: float, hidden: float, scale: float) -> None:
         super().__init__()
-        self.weight, self.reversal, width = weight, reversal, int(hidden)
-        self.classifier = nn.Sequential(
-            nn.Linear(latent, width), nn.ReLU(),
-            nn.Linear(width, width), nn.ReLU(),
-            nn.Linear(width, 1),
-        )  # fmt: skip
+        self.weight, self.reversal, self.scale = weight, reversal, scale
+        sizes = (latent, int(hidden), int(hidden), 1)
+        first, second, last = (spectral_norm(nn.Linear(a, b)) for a, b in itertools.pairwise(sizes))
+        self.classifier = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
     def forward(self, source: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
         """Scalar loss of latent vectors (n, D) and (m, D) at training progress in [0, 1]."""
         both = torch.cat([source, target])
-        both = both / both.detach().square().mean().sqrt().clamp_min(1e-12)
+        both = self.scale * both / both.detach().norm(dim=1).mean().clamp_min(1e-12)
         both = reverse_gradient(both, self.reversal * reversal_schedule(progress))
         domain = torch.cat([both.new_zeros(len(source)), both.new_ones(len(target))])
         loss = nn.functional.binary_cross_entropy_with_logits(self.classifier(both).squeeze(1), domain)
