@@ -227,28 +227,34 @@ def test_gradient_reversal_and_its_schedule():
 @pytest.mark.parametrize("loss", ["mmd", "dann"])
 def test_adaptation_closes_a_toy_shift(loss):
     """A linear encoder of two shifted clouds, trained on the transfer loss: a fresh classifier of domains fails."""
+    before, after = zip(*(toy_shift(loss, seed) for seed in range(3)), strict=True)
+    assert min(before) > 0.7
+    assert sorted(after)[1] < 0.62  # the median: an adversarial game may end anywhere on its orbit
+
+
+def toy_shift(loss: str, seed: int, steps: int = 1200) -> tuple[float, float]:
+    """Accuracy of a domain classifier on the encoded clouds, before and after."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
 
     from robustastro.adapt.mmd import MMD
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     source = torch.randn(400, 6)
     target = torch.randn(400, 6) + torch.tensor([2.0, 0, 0, 0, 0, 0])
     encoder = nn.Linear(6, 4)
     transfer = MMD(4, 1.0) if loss == "mmd" else DANN(4, 1.0, 1.0, 32, 4.0)
-    parameters = [*encoder.parameters(), *transfer.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=0.01)
+    optimiser = torch.optim.Adam([*encoder.parameters(), *transfer.parameters()], lr=0.003)
 
-    def apart():
+    def apart() -> float:
         with torch.no_grad():
             z = torch.cat([encoder(source), encoder(target)])
         return cross_val_score(LogisticRegression(), z, [0] * 400 + [1] * 400, cv=4).mean()
 
-    assert apart() > 0.8
-    for step in range(1500):
+    before = apart()
+    for step in range(steps):
         which = torch.randint(400, (64,))
         optimiser.zero_grad()
-        transfer(encoder(source[which]), encoder(target[which]), step / 1500).backward()
+        transfer(encoder(source[which]), encoder(target[which]), step / steps).backward()
         optimiser.step()
-    assert apart() < 0.62
+    return before, apart()

@@ -35,9 +35,9 @@ class DANN(nn.Module):
     """The transfer loss: cross-entropy of a domain classifier whose gradient reaches the latent vectors reversed.
 
     Its layers are spectrally normalised (Miyato et al. 2018, arXiv:1802.05957) and its input has a mean length of
-    `scale`, so its logits stay within a few units: a free classifier soon separates the domains perfectly, its loss goes
-    to zero, and so does the gradient that should mix them. The length is held constant in the gradient, so that the
-    latent space gains nothing by growing.
+    `scale`, so its logits stay within a few units: a free classifier soon separates the domains perfectly, its loss
+    goes to zero, and so does the gradient that should mix them. The length is held constant in the gradient: the latent
+    space gains nothing by growing.
 
     Parameters
     ----------
