@@ -58,6 +58,7 @@ class Observation:
                 "one band per channel",
                 "name as many bands as the image has",
             )
+        self.exposure.check(len(self.flux))
 
     def replace(self, flux: torch.Tensor, exposure: Exposure | None = None) -> Observation:
         """The same sky with another flux and, if given, another exposure."""

@@ -163,17 +163,17 @@ class Exposure:
                 raise InputError(
                     f"an exposure without {name}", "bands, pixel_scale and sky are required", f"add {name}"
                 )
-        values = {k: (_unknown_to_nan(k, v) if k in PER_BAND else v) for k, v in table.items()}
+        values = {k: (_from_null(k, v) if k in PER_BAND else v) for k, v in table.items()}
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, ready for JSON or TOML; unknown numbers are left out."""
+        """Plain numbers and lists, ready for JSON; unknown numbers are null, or left out where all are."""
         table: dict[str, Any] = {"bands": list(self.bands)}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in PER_BAND:
-                if bool(torch.isfinite(value).all()):
-                    table[field.name] = value.tolist()
+                if bool(torch.isfinite(value).any()):
+                    table[field.name] = _to_null(value.tolist())
             elif field.name != "bands":
                 table[field.name] = value
         return table
@@ -182,10 +182,21 @@ class Exposure:
         """This exposure with some of its numbers changed."""
         return dataclasses.replace(self, **changes)
 
+    def check(self, galaxies: int) -> None:
+        """Refuse numbers per galaxy that are not of so many galaxies."""
+        for name in PER_BAND:
+            value = getattr(self, name)
+            if value.ndim == 2 and len(value) not in (1, galaxies):
+                raise InputError(
+                    f"{name} of {len(value)} galaxies for {galaxies} images",
+                    "one row per image",
+                    "take the same galaxies",
+                )
+
     def take(self, which: Any) -> Exposure:
         """The exposure of a subset of the galaxies, given by position."""
         index = torch.as_tensor(which)
-        changes = {n: getattr(self, n)[index] for n in PER_BAND if getattr(self, n).ndim == 2}
+        changes = {n: v[index] for n in PER_BAND if (v := getattr(self, n)).ndim == 2 and len(v) > 1}
         return self.replace(**changes) if changes else self
 
     def summary(self) -> Exposure:
@@ -223,5 +234,15 @@ def _column(values) -> torch.Tensor:
     return torch.tensor(list(values), dtype=torch.float64)
 
 
-def _unknown_to_nan(name: str, value: Any) -> Any:
-    return math.nan if value is None and name in ("psf_fwhm", "zeropoint") else value
+def _to_null(value: Any) -> Any:
+    """Lists with None for what JSON cannot hold."""
+    if isinstance(value, list):
+        return [_to_null(v) for v in value]
+    return value if math.isfinite(value) else None
+
+
+def _from_null(name: str, value: Any) -> Any:
+    """None is an unknown PSF or zero-point, and a full well without bound."""
+    if isinstance(value, (list, tuple)):
+        return [_from_null(name, v) for v in value]
+    return {"full_well": math.inf, "psf_fwhm": math.nan, "zeropoint": math.nan}.get(name) if value is None else value

@@ -100,6 +100,11 @@ def simulate(
     """Simulate labelled galaxies with GalSim, observed by a survey at some depth."""
     from robustastro.data import mocks
     from robustastro.data.readers.hdf5 import write_hdf5
+    from robustastro.record import refuse_place
+
+    if out.suffix not in (".h5", ".hdf5"):
+        raise InputError(f"--out {out}", "a file name ending in .h5", "name the file, for instance y10.h5")
+    refuse_place(out, folder=False)
 
     recipe = mocks.Recipe(
         survey=survey, bands=_split(bands), depth=mocks.parse_depth(depth), classes=_split(classes), n=n, seed=seed,
@@ -123,7 +128,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 20,
     batch: Annotated[int, typer.Option(help="Galaxies per domain and step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
-    patience: Annotated[int, typer.Option(help="Epochs without a better validation loss; 0: never stop.")] = 6,
+    patience: Annotated[int, typer.Option(help="Epochs without a better validation loss; 0: never stop.")] = 10,
     paired: Annotated[bool, typer.Option("--paired", help="Let a galaxy train in both domains.")] = False,
     option: Options = None,
     label_column: LabelColumn = "label",
@@ -212,6 +217,9 @@ def demo(
 ) -> None:
     """Simulate galaxies, train with and without adaptation, attack, measure, draw: under six minutes on two cores."""
     from robustastro import demo as demonstration
+    from robustastro.record import refuse_place
+
+    refuse_place(out, folder=True)
 
     with shown() as progress:
         result = demonstration.run(out, quick=quick, device=device, progress=progress)
@@ -242,9 +250,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as problem:
         if debug:
             raise
-        say(
-            f"robustastro: a fault of ours: {type(problem).__name__}: {problem} (--debug shows where; please report it)"
-        )
+        text = " ".join(str(problem).split())[:300]
+        say(f"robustastro: a fault of ours, please report it: {type(problem).__name__}: {text} (--debug shows where)")
         sys.exit(3)
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from perturbations.core import get
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
-from robustastro.adapt.training import Recipe, Trained, select, stretched, write_bundle
+from robustastro.adapt.training import Recipe, Trained, has_split, select, stretched, write_bundle
 from robustastro.adapt.training import train as run_training
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.readers import read, read_again
-from robustastro.evaluate.engine import choose, evaluate, id_hashes
+from robustastro.evaluate.engine import choose, evaluate, unseen
 from robustastro.evaluate.plan import Plan, Step, step
 from robustastro.metrics.intervals import proportion
 from robustastro.metrics.summary import summarise
@@ -25,14 +27,14 @@ from robustastro.metrics.tables import estimate_text, table
 from robustastro.models.bundles import Model, load_model
 from robustastro.models.subject import Subject
 from robustastro.progress import Progress, say
-from robustastro.record import Record, write_whole
+from robustastro.record import Record, refuse_place, write_whole
 
 PATIENCE = 600.0  # seconds above which a --limit is suggested
 
 Reading = Mapping[str, Any]
 
 
-def open_data(path: str, reading: Reading) -> Galaxies:
+def open_data(path: str, reading: Reading, classes: Sequence[str] | None = None) -> Galaxies:
     """Galaxies of a file with the reading options of the command line; the reader's remarks are said."""
     exposure, bands = reading.get("exposure"), reading.get("bands")
     galaxies = read(
@@ -40,6 +42,7 @@ def open_data(path: str, reading: Reading) -> Galaxies:
         exposure=None if exposure is None else Exposure.from_toml(exposure),
         label_column=reading.get("label_column", "label"),
         masked=reading.get("masked"),
+        classes=classes,
         bands=None if bands is None else [band.strip() for band in bands.split(",")],
     )
     for note in galaxies.notes:
@@ -52,6 +55,8 @@ def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(name).type not in ("cpu", "cuda"):
+            raise RuntimeError
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):
         raise InputError(
@@ -83,6 +88,7 @@ def train(
     recipe = Recipe(**{**settings, "options": options}).resolved()
     if out.suffix != ".pt":
         raise InputError(f"--out {out}", "a file name ending in .pt", "name the bundle, for instance dann.pt")
+    refuse_place(out, folder=False)
     from_source = open_data(source, reading)
     from_target = None if target is None else open_data(target, reading)
     return fit(recipe, from_source, from_target, out, device_of(device), progress)
@@ -102,13 +108,13 @@ def fit(
         "test": {
             name: _test_accuracy(trained, galaxies, device)
             for name, galaxies in (("source", source), ("target", target))
-            if galaxies is not None and galaxies.labels is not None
+            if galaxies is not None and galaxies.labels is not None and has_split(galaxies, "test")
         }
     }
     result = {"schema": 1, "out": str(out), **record}
     write_bundle(
         out,
-        Trained(trained.network, trained.contract, record, trained.flags, trained.train_ids),
+        replace(trained, record=record),
         source,
         target,
         device,
@@ -119,8 +125,13 @@ def fit(
 
 
 def _test_accuracy(trained: Trained, galaxies: Galaxies, device: str) -> dict[str, Any]:
-    """Accuracy on the test split, measured after training; it decides nothing."""
-    test = select(galaxies, "test").with_classes(trained.contract.classes)
+    """Accuracy on the test galaxies of the classes that the model knows; measured afterwards, it decides nothing."""
+    test = select(galaxies, "test")
+    labels = [] if test.labels is None else test.labels
+    known = [k for k, label in enumerate(labels) if test.classes[label] in trained.contract.classes]
+    if not known:
+        return {"domain": test.domain, "accuracy": proportion(np.zeros(0, dtype=bool)).to_dict()}
+    test = test.take(known).with_classes(trained.contract.classes)
     subject = Subject(trained.network, trained.contract, device=device)
     predicted = subject.outputs(stretched(test, trained.contract)).logits.argmax(dim=1).numpy()
     return {"domain": test.domain, "accuracy": proportion(predicted == test.labels).to_dict()}
@@ -201,36 +212,44 @@ def test_data(model: Model, path: str | None, reading: Reading, progress: Progre
     Of galaxies that the model was trained on, the test split; otherwise all.
     """
     if path is not None:
-        galaxies = open_data(path, reading)
-        if model.trained_on is None or not bool(torch.isin(id_hashes(galaxies.ids), model.trained_on).any()):
-            return galaxies
-        test = select(galaxies, "test")
-        say(
-            f"{path}: the model trained on some of these {len(galaxies)} galaxies; "
-            f"the {len(test)} of the test split are used"
-        )
+        galaxies = open_data(path, reading, model.contract.classes)
+        test = unseen(model, galaxies)
+        if len(test) < len(galaxies):
+            say(
+                f"{path}: trained on some of these {len(galaxies)} galaxies; the {len(test)} of the test split are used"
+            )
         return test
-    source = model.data.get("source") or {}
-    if "recipe" in source:
-        from robustastro.data.mocks import Recipe as MockRecipe
-        from robustastro.data.mocks import simulate
-
-        galaxies = simulate(MockRecipe.from_dict(source["recipe"]), progress=lambda d, t: progress("simulate", d, t))
-    elif "path" in source:
-        galaxies = read_again(source)
-    else:
-        raise InputError(
-            f"{model.path} names no test data", "data to attack",
-            "add --data FILE, or use a bundle written by robustastro train",
-        )  # fmt: skip
-    test = select(galaxies, "test")
+    given = [name for name, value in reading.items() if value not in (None, "label")]
+    if given:
+        option = given[0].replace("_", "-")
+        raise InputError(f"--{option} without --data", "options of reading go with --data", "add --data FILE")
+    test = _own_test_data(model, progress)
     if test.digest() != model.data["test_sha256"]:
         raise InputError(
-            f"the test data that {model.path} names ({source.get('path', 'a simulate recipe')}) have changed",
+            f"the test data that {model.path} names have changed",
             "the same images, labels and ids as at training",
             "name the data with --data FILE, or train again",
         )
     return test
+
+
+def _own_test_data(model: Model, progress: Progress) -> Galaxies:
+    """The test split of the file that the bundle names, or of its simulate recipe rendered again through the cache."""
+    source = model.data.get("source") or {}
+    file = str(source.get("path", "")).partition("::")[0]
+    if file and Path(file).exists():
+        return select(read_again(source), "test")
+    if "recipe" in source:
+        from robustastro.data.mocks import Recipe as MockRecipe
+        from robustastro.data.mocks import simulate
+
+        recipe = MockRecipe.from_dict(source["recipe"])
+        return select(simulate(recipe, progress=lambda d, t: progress("simulate", d, t)), "test")
+    raise InputError(
+        f"{model.path} names no test data that is there ({file or 'no file, no recipe'})",
+        "the file it was trained on, or a simulate recipe",
+        "add --data FILE, or put the file back",
+    )
 
 
 def _say_estimate(plan: Plan, model: Model, galaxies: Galaxies, device: str) -> None:

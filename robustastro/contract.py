@@ -22,7 +22,7 @@ OUTPUTS = ("logits", "log_probabilities", "probabilities")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Stretch(_Part):
@@ -116,7 +116,7 @@ class InputContract(_Part):
                 raise unknown_name(f"entry of {where}", entry.rpartition(".")[2], fields) from None
             given = "" if first["type"] == "missing" else f" = {first['input']!r:.80}" if entry else ""
             raise InputError(
-                f"{where}: {entry}{given}",
+                f"{where}: {entry}{given}" if entry else where,
                 first["msg"].removeprefix("Value error, "),
                 "correct the contract; robustastro inspect --init-contract writes one to start from",
             ) from None

@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from robustastro import __version__, commands
 from robustastro.adapt.training import Recipe, select
 from robustastro.data.mocks import Recipe as MockRecipe
 from robustastro.data.mocks import parameters_hash, simulate
 from robustastro.evaluate.engine import choose
 from robustastro.evaluate.plan import step
-from robustastro.metrics.summary import summarise
+from robustastro.metrics.summary import common_flips, summarise
 from robustastro.metrics.tables import compare_table
 from robustastro.models.bundles import load_model
 from robustastro.progress import Progress, say
@@ -76,6 +74,7 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
 
     say("4 of 4  figures and page")
     results = {method: [r for record in records for r in summarise(record)] for method, records in everything.items()}
+    attacked = {method: everything[method][1] for method in _onepixel(results)}
     figures = _draw(everything, out)
     document = {
         "schema": 1,
@@ -87,6 +86,7 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
         "seconds": round(time.monotonic() - started, 1),
         "trainings": {m: {k: t[k] for k in REPORTED} for m, t in trainings.items()},
         "results": results,
+        "common_flips": common_flips(attacked, "onepixel", 1.0),
     }  # fmt: skip
     write_whole(out / "results.json", lambda file: file.write_text(json.dumps(document, indent=1) + "\n"))
     page = _page(document, trainings, figures, len(select(y10, "train")), len(test), few_count=len(few))
@@ -142,10 +142,11 @@ def _page(
         test_galaxies=test_galaxies,
         attacked=few_count,
         minutes=f"{document['seconds'] / 60:.1f}",
-        queries={m: _median(r) for m, r in document["results"].items()},
+        onepixel=_onepixel(document["results"]),
+        estimate_text=commands.estimate_text,
     )
 
 
-def _median(results: Sequence[Mapping[str, Any]]) -> str:
-    value = next(r["queries_median"]["value"] for r in results if r["perturbation"] == "onepixel")
-    return "none" if value is None or np.isnan(value) else f"{value:.0f}"
+def _onepixel(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
+    """The result of the one-pixel attack for each method that has one."""
+    return {method: r for method, found in results.items() for r in found if r["perturbation"] == "onepixel"}

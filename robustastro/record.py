@@ -89,8 +89,9 @@ class Record:
         """
         record = cls(path)
         try:
-            schema = record.run["schema"]
-        except (OSError, KeyError, TypeError, json.JSONDecodeError):
+            schema = int(record.run["schema"])
+            _ = [(p["name"], p["unit"], p["rungs"]) for p in record.run["perturbations"]], record.classes
+        except (OSError, KeyError, TypeError, ValueError):
             raise InputError(
                 f"{path} holds no readable run.json", "a run directory", "name a directory given as --out"
             ) from None
@@ -138,7 +139,9 @@ class Record:
         Columns: logits (K,), latent (D,), l0 [pixels], l2, linf [input units], queries, success, rows, columns, values
         (changed pixels of a sparse attack; values is (k x C,)).
         """
-        shards = sorted(self._unit_folder(perturbation, strength).glob("*.parquet"))
+        shards = sorted(
+            self._unit_folder(perturbation, strength).glob("[0-9]*.parquet")
+        )  # not the drafts of a killed run
         if not shards:
             return pd.DataFrame()
         rows = pd.concat([pd.read_parquet(shard) for shard in shards]).set_index("id")
@@ -147,7 +150,7 @@ class Record:
     def images(self, perturbation: str, strength: float) -> dict[str, np.ndarray]:
         """Arrays kept for figures: ids (n,), clean and perturbed (n, C, H, W) in input space; empty if none."""
         parts = []
-        for path in sorted(self._images_folder(perturbation, strength).glob("*.npz")):
+        for path in sorted(self._images_folder(perturbation, strength).glob("[0-9]*.npz")):
             with np.load(path, allow_pickle=False) as stored:
                 parts.append({name: stored[name] for name in stored})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
@@ -221,7 +224,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.fchmod(handle, 0o644)
+    mask = os.umask(0)  # mkstemp is stricter than the user's umask; there is no way to ask without setting it
+    os.umask(mask)
+    os.fchmod(handle, 0o666 & ~mask)
     os.close(handle)
     try:
         yield Path(name)
@@ -232,6 +237,24 @@ def _temporary(path: Path) -> Iterator[Path]:
 def _savez(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with open(file, "wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+
+def refuse_place(path: str | Path, *, folder: bool) -> None:
+    """Refuse a place for results before any work is done for it.
+
+    Raises
+    ------
+    InputError : a file where a folder is wanted or the reverse, or no permission to write there.
+    """
+    path = Path(path)
+    if path.exists() and path.is_dir() != folder:
+        kind, wanted = ("directory", "file") if path.is_dir() else ("file", "directory")
+        raise InputError(f"{path} is a {kind}", f"the name of a {wanted}", "name another one with --out")
+    above = path if path.is_dir() else path.parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write in {above}", "a folder with write access", "name another one with --out")
 
 
 def jsonable(value: Any) -> Any:

@@ -171,10 +171,14 @@ ONE_LINE = [
     (("attack", "--model", "{tiny}", "--attack", "jpeg", "--limit", "0"), "--limit 0"),
     (("attack", "--model", "{tiny}", "--attack", "jpeg", "--data", "nowhere.h5"), "nowhere.h5"),
     (("attack", "--model", "{tiny}", "--attack", "jpeg", "--device", "cuda:77"), "cuda:77"),
-    (("attack", "--model", "{tiny}", "--attack", "depth", "--strength", "2"), "0 < kept <= 1"),
+    (("attack", "--model", "{tiny}", "--attack", "depth", "--strength", "2"), "1e-06 <= kept <= 1"),
     (("train", "--source", "{deep}", "--out", "x.pt", "--method", "mmmd"), "Did you mean 'mmd'"),
     (("train", "--source", "{deep}", "--out", "x.pt", "--method", "mmd"), "--target"),
     (("train", "--source", "{deep}", "--out", "x.h5"), ".pt"),
+    (("simulate", "--out", "x.pt"), "ending in .h5"),
+    (("simulate", "--out", "{folder}/x.h5"), "cannot write in"),
+    (("attack", "--model", "{tiny}", "--attack", "jpeg", "--out", "{deep}"), "is a file"),
+    (("train", "--source", "{deep}", "--out", "x.pt", "--seed", "-1"), "seed -1"),
     (("simulate", "--out", "x.h5", "--survey", "LSTS"), "Did you mean 'LSST'"),
     (("simulate", "--out", "x.h5", "--depth", "Y11"), "Y1 to Y10"),
     (("list", "survey"), "Did you mean 'surveys'"),
@@ -186,7 +190,7 @@ ONE_LINE = [
 @pytest.mark.parametrize(("arguments", "words"), ONE_LINE, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
 def test_wrong_input_is_one_line_and_status_2(workplace, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
-    known = {"tiny": workplace / "tiny.pt", "deep": workplace / "deep.h5"}
+    known = {"tiny": workplace / "tiny.pt", "deep": workplace / "deep.h5", "folder": workplace / "deep.h5"}
     status, out, err = run(*(a.format(**known) for a in arguments), capsys=capsys)
     assert status == 2
     assert words in err
@@ -221,6 +225,70 @@ def test_a_collapsed_training_exits_1_and_is_written_and_flagged(workplace, tmp_
     assert json.loads((tmp_path / "c.json").read_text())["flags"]
     status, out, _ = run("inspect", tmp_path / "c.pt", "--json", capsys=capsys)
     assert "collapsed" in [flag["code"] for flag in json.loads(out)["flags"]]
+
+
+def test_a_target_with_other_classes_or_no_test_split_costs_no_training(workplace, tmp_path, capsys):
+    import dataclasses
+
+    import pandas as pd
+
+    lsst = Exposure.from_survey("LSST", bands="gri")
+    target = make_blobs(180, lsst, seed=8)
+    target = dataclasses.replace(target, classes=("round", "small", "lens"))
+    write_hdf5(target, tmp_path / "open.h5")
+    source = make_blobs(180, lsst)
+    all_train = pd.DataFrame({"split": ["train"] * 150 + ["valid"] * 30})
+    write_hdf5(dataclasses.replace(source, catalogue=all_train), tmp_path / "source.h5")
+    command = ("train", "--method", "mmd", "--arch", "tiny", "--epochs", 8, "--batch", 16, "--learning-rate", 0.02)
+    status, out, _ = run(
+        *command,
+        "--source",
+        tmp_path / "source.h5",
+        "--target",
+        tmp_path / "open.h5",
+        "--out",
+        tmp_path / "m.pt",
+        "--json",
+        capsys=capsys,
+    )
+    assert status in (0, 1)  # so few epochs may collapse; the bundle is there all the same
+    assert (tmp_path / "m.pt").exists()
+    test = json.loads(out)["test"]
+    assert "source" not in test
+    assert 10 <= test["target"]["accuracy"]["n"] <= 40  # the two classes that the model knows
+
+
+def test_reading_options_without_data_are_refused(workplace, capsys):
+    status, _, err = run(
+        "attack", "--model", workplace / "tiny.pt", "--attack", "jpeg", "--masked", "reject", capsys=capsys
+    )
+    assert status == 2
+    assert "--masked without --data" in err
+
+
+def test_whole_numbers_as_labels_count_in_the_models_order(workplace, tmp_path, capsys):
+    lsst = Exposure.from_survey("LSST", bands="gri")
+    blobs = make_blobs(12, lsst, seed=3)
+    np.savez(tmp_path / "n.npz", images=blobs.images, labels=blobs.labels)
+    status, out, _ = run(
+        "attack",
+        "--model",
+        workplace / "tiny.pt",
+        "--attack",
+        "jpeg",
+        "--severity",
+        1,
+        "--data",
+        tmp_path / "n.npz",
+        "--bands",
+        "g,r,i",
+        "--out",
+        tmp_path / "r",
+        "--json",
+        capsys=capsys,
+    )
+    assert status == 0
+    assert set(json.loads(out)["results"][0]["per_class"]) == {"round", "small", "long"}
 
 
 def test_lists(capsys):

@@ -287,3 +287,109 @@ def test_attack_from_python_is_the_run_of_the_command_line(model, test_galaxies,
     record = robustastro.attack(model, test_galaxies, "jpeg", tmp_path / "run", severity=2, limit=6)
     (result,) = robustastro.summarise(record)
     assert (result["strength"], result["n"]) == (50.0, 6)
+
+
+# ---------------------------------------------------------------------- odd networks, odd data, killed runs
+
+
+def test_the_draft_of_a_killed_run_is_not_a_result(model, test_galaxies, reference):
+    folder = reference.path / "units" / "jpeg" / "25"
+    (shard, *_) = sorted(folder.glob("*.parquet"))
+    (folder / f".{shard.name}.abcd.parquet").write_bytes(shard.read_bytes())
+    images = reference.path / "images" / "jpeg" / "25"
+    (images / ".00000.npz.abcd.npz").write_bytes(b"half")
+    again = Record.open(reference.path)
+    assert len(again.unit("jpeg", 25.0)) == len(test_galaxies)
+    assert len(again.images("jpeg", 25.0)["ids"]) == 4
+
+
+def test_results_without_their_description_are_not_adopted(model, test_galaxies, reference):
+    (reference.path / "run.json").unlink()
+    with pytest.raises(InputError, match=r"without their run\.json"):
+        evaluate(plan_for(model, test_galaxies), model, test_galaxies, reference.path)
+
+
+def test_a_perturbation_stands_once_in_a_plan(model, test_galaxies):
+    twice = (step("pgd", severity=1), step("pgd", severity=1, options={"steps": 3}))
+    near = (step("depth", severity=1).model_copy(update={"strengths": (0.1, 0.1 + 1e-14)}),)
+    for steps in (twice, near):
+        with pytest.raises(InputError, match="twice in one plan"):
+            plan_for(model, test_galaxies, steps)
+
+
+class Bent(torch.nn.Module):
+    """A network whose last Linear is not its head."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return -((self.inner(x) - 1.0) ** 2)
+
+
+def test_distances_to_a_boundary_need_a_head_that_gives_the_logits(model, test_galaxies, tmp_path):
+    bent = dataclasses.replace(model, network=Bent(model.network))
+    steps = (step("jpeg", severity=1),)
+    record = evaluate(plan_for(bent, test_galaxies, steps), bent, test_galaxies, tmp_path / "run")
+    assert record.head.kind == "other"
+    assert record.head.weight is None
+    from robustastro.metrics.summary import summarise
+
+    (result,) = summarise(record)
+    assert result["boundary_distance"]["n"] == 0
+    assert result["boundary_reason"]
+
+
+class Counting(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x)
+
+
+def test_a_network_that_changes_itself_is_said_to(model, test_galaxies, tmp_path):
+    counting = dataclasses.replace(model, network=Counting(model.network))
+    with pytest.raises(InputError, match=r"the network changes itself"):
+        evaluate(plan_for(counting, test_galaxies), counting, test_galaxies, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_any_catalogue_column_travels(model, test_galaxies, tmp_path):
+    n = len(test_galaxies)
+    odd = pd.DataFrame(
+        {
+            "magnitude": np.linspace(18, 22, n),
+            "label": ["given by hand"] * n,
+            "mixed": [1, "two"] * (n // 2) + [3.0] * (n % 2),
+            "complex": np.ones(n) * 1j,
+            "large": [10**30] * n,
+        }
+    )
+    galaxies = dataclasses.replace(test_galaxies, catalogue=odd)
+    steps = (step("jpeg", severity=1),)
+    table = evaluate(plan_for(model, galaxies, steps), model, galaxies, tmp_path / "run").galaxies
+    assert np.allclose(table.magnitude, odd.magnitude)
+    assert set(table.catalogue_label) == {"given by hand"}
+    assert table.mixed.iloc[1] == "two"
+    assert len(table.complex) == len(table.large) == n
+
+
+def test_results_of_other_code_under_the_same_weights_are_not_mixed(model, test_galaxies, tmp_path):
+    (tmp_path / "net.py").write_text("x = 1\n")
+    own = dataclasses.replace(model, arch=f"{tmp_path / 'net.py'}:Net")
+    first = plan_for(own, test_galaxies).digest()
+    (tmp_path / "net.py").write_text("x = 2\n")
+    assert plan_for(own, test_galaxies).digest() != first
+
+
+def test_python_attacks_the_unseen_galaxies(model, blobs, tmp_path):
+    import robustastro
+
+    record = robustastro.attack(model, blobs, "jpeg", tmp_path / "run", severity=1)
+    assert set(record.galaxies.index) == set(select(blobs, "test").ids)
+    assert record.run["flags"] == []

@@ -181,6 +181,15 @@ def test_gallery_says_classes_and_probabilities(grey):
         assert f"{first:.2f} → {last:.2f}  {name}" in words
 
 
+def test_gallery_names_no_class_where_a_logit_is_not_finite(tmp_path):
+    record = make_record(tmp_path, {"onepixel": [1.0]}, n=8)
+    table = record.unit("onepixel", 1.0).reset_index()
+    table["logits"] = [np.full(3, np.nan)] * 8
+    record.write_shard("onepixel", 1.0, 0, table)
+    words = rows_of(gallery.figure([record], count=1))[0][3].texts[0].get_text()
+    assert "→ none (not finite)" in words
+
+
 def test_difference_is_centred_on_zero_and_its_bar_has_units(grey, records):
     for record in (grey, records[0]):
         fig = gallery.figure([record])
@@ -257,6 +266,41 @@ def test_boxes_are_of_the_scaled_distances(records):
     assert [text.get_text() for text in fig.axes[1].texts] == ["n = 60"] * 10
 
 
+def boundary_by_hand(head, latents, labels) -> list[float]:
+    """The smallest lead of the true class over another, in logits, over the distance of the two weights."""
+    w, b = head.weight, head.bias
+    return [
+        min((z @ (w[y] - w[j]) + b[y] - b[j]) / np.linalg.norm(w[y] - w[j]) for j in range(3) if j != y)
+        for z, y in zip(latents, labels, strict=True)
+    ]
+
+
+def test_boundary_distances_are_drawn_clean_in_open_and_perturbed_in_filled_boxes(records, tmp_path):
+    few = make_record(tmp_path, {"depth": [0.1]}, n=11)
+    for record in (records[0], few):
+        rows, galaxies = record.unit("depth", 0.1), record.galaxies
+        centroids = record.head.centroids
+        scale = np.mean([np.linalg.norm(centroids[a] - centroids[b]) for a, b in ((0, 1), (0, 2), (1, 2))])
+        clean, perturbed = (
+            np.array(boundary_by_hand(record.head, table["latent"], galaxies["label"])) / scale
+            for table in (galaxies, rows)
+        )
+        assert np.median(clean) > np.median(perturbed) + 0.1
+        ax = latent.figure([record]).axes[1]
+        if record is few:
+            points = [line for line in ax.lines if line.get_marker() == "o"]
+            assert points[0].get_xdata() == pytest.approx(clean)
+            assert points[1].get_xdata() == pytest.approx(perturbed)
+            assert [line.get_markerfacecolor() == "white" for line in points] == [True, False]
+            continue
+        medians = [line.get_xdata()[0] for line in ax.lines if line.get_color() == "black"]
+        assert medians[:2] == pytest.approx([np.median(clean), np.median(perturbed)])
+        for box, values in zip(ax.patches[:2], (clean, perturbed), strict=True):
+            across = box.get_path().vertices[:, 0]
+            assert [across.min(), across.max()] == pytest.approx(np.percentile(values, [25, 75]))
+        assert [box.get_facecolor()[:3] == (1, 1, 1) for box in ax.patches[:2]] == [True, False]
+
+
 def test_distance_axes_say_their_unit(records):
     fig = latent.figure(records)
     for ax, what in zip(fig.axes, ("latent shift", "distance to leave the true class"), strict=True):
@@ -265,6 +309,8 @@ def test_distance_axes_say_their_unit(records):
     assert labels[:3] == ["depth, 0.1", "none", "dann"]
     assert "seeing, 1 arcsec" in labels
     assert "5 to 95 percentile" in latent.caption(records)
+    assert "the sturdier model's are the harder ones. Right" in latent.caption(records)
+    assert "sturdier" not in latent.caption(records[:1])
 
 
 def test_few_values_are_drawn_as_points_and_a_strange_head_has_no_boundary(tmp_path):

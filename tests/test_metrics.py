@@ -22,6 +22,7 @@ from robustastro.metrics.distances import (
     latent_shift,
 )
 from robustastro.metrics.intervals import Estimate, mean, median, paired_drop, proportion
+from robustastro.metrics.paired import pair
 from robustastro.record import Head, Record
 
 DESIGN_FIELDS = {
@@ -294,6 +295,65 @@ def test_queries_are_of_the_galaxies_that_were_there_to_attack(tmp_path):
     assert (attack["severity"], corruption["severity"]) == (1, 3)
 
 
+def with_options(record: Record, **options) -> Record:
+    record.write_run(record.run | {"perturbations": [p | {"options": options} for p in record.run["perturbations"]]})
+    return record
+
+
+def test_a_targeted_attack_succeeds_where_it_reaches_its_target(tmp_path):
+    """Clean-correct: all but the last. One is of class 2 already; of the other four, two reach it, one goes astray."""
+    labels, before, after = [0, 0, 1, 1, 2, 0], [0, 0, 1, 1, 2, 1], [2, 1, 2, 1, 0, 2]
+    queries = {"queries": [10, 20, 30, 50, 1, 1]}
+    record = small_record(tmp_path / "labelled", labels, before, after, "onepixel", 1.0, queries)
+    (anywhere,) = summarise(with_options(record, target=None))
+    assert (anywhere["attack_success_rate"]["value"], anywhere["attack_success_rate"]["n"]) == (4 / 5, 5)
+    assert (anywhere["queries_median"]["value"], anywhere["queries_median"]["n"]) == (20.0, 5)
+    (there,) = summarise(with_options(record, target=2))
+    assert (there["attack_success_rate"]["value"], there["attack_success_rate"]["n"]) == (2 / 4, 4)
+    assert (there["queries_median"]["value"], there["queries_median"]["n"]) == (25.0, 4)
+    assert there["perturbed_accuracy"] == anywhere["perturbed_accuracy"]
+    # class 0 is a target, too; without labels the attack starts from the model's own classes
+    (zero,) = summarise(with_options(record, target=0))
+    assert (zero["attack_success_rate"]["value"], zero["attack_success_rate"]["n"]) == (1 / 3, 3)
+    blind = small_record(tmp_path / "blind", [-1] * 6, before, after, "onepixel", 1.0, queries)
+    (unknown,) = summarise(with_options(blind, target=2))
+    assert (unknown["queries_median"]["value"], unknown["queries_median"]["n"]) == (20.0, 5)
+    assert unknown["attack_success_rate"]["n"] == 0
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_no_class(tmp_path, wrong):
+    """Not even class 0, which argmax makes of NaN; one such logit is enough."""
+    labels = [0, 0, 0, 1]
+    record = small_record(tmp_path, labels, labels, labels)
+    shard, galaxies = record.unit("depth", 0.5).reset_index(), record.galaxies.reset_index()
+    for frame, rows in ((shard, (0, 3)), (galaxies, (2,))):
+        for k in rows:
+            for column in ("logits", "latent"):
+                frame[column] = [np.array([v[0], wrong, v[2]]) if i == k else v for i, v in enumerate(frame[column])]
+    record.write_galaxies(galaxies)
+    record.write_shard("depth", 0.5, 0, shard)
+    (unit,) = record.units()
+    found = pair(record, unit)
+    assert found is not None
+    assert (list(found.clean_class), list(found.perturbed_class)) == ([0, 0, -1, 1], [-1, 0, 0, -1])
+    assert list(found.flipped) == [True, False, False, True]
+    unknown, after = [True, False, True, True], [True, False, False, True]
+    assert (list(np.isnan(found.shift)), list(np.isnan(found.boundary))) == (unknown, after)
+    assert list(np.isnan(found.margin)) == after
+    (result,) = summarise(record)
+    assert (result["clean_accuracy"]["value"], result["perturbed_accuracy"]["value"]) == (3 / 4, 2 / 4)
+    assert result["attack_success_rate"]["value"] == 2 / 3
+    assert (result["latent_shift"]["n"], result["flip_distance"]["n"], result["boundary_distance"]["n"]) == (1, 0, 2)
+
+
+def test_a_perturbation_listed_twice_is_refused(tmp_path):
+    record = small_record(tmp_path, [0], [0], [0])
+    record.write_run(record.run | {"perturbations": record.run["perturbations"] * 2})
+    with pytest.raises(InputError, match="lists a perturbation twice"):
+        summarise(record)
+
+
 def test_without_labels_only_the_shift_is_known(tmp_path):
     (result,) = summarise(small_record(tmp_path, [-1, -1], [0, 1], [1, 1]))
     for name in ("clean_accuracy", "perturbed_accuracy", "accuracy_drop", "attack_success_rate", "boundary_distance"):
@@ -350,6 +410,7 @@ def test_flip_distances_are_compared_on_galaxies_flipped_in_both(tmp_path):
     two = small_record(tmp_path / "two", labels, labels, [0, 2, 1, 2])
     got = common_flips({"one": one, "two": two}, "depth", 0.5)
     assert {name: entry["flipped"] for name, entry in got.items()} == {"one": 3, "two": 3}
+    assert {(entry["clean_correct"], entry["common"]) for entry in got.values()} == {(4, 2)}
     assert {entry["flip_distance"]["n"] for entry in got.values()} == {2}
     assert got["two"]["flip_distance_scaled"]["value"] == pytest.approx(1.0)
     with pytest.raises(InputError, match="no results of depth"):

@@ -129,6 +129,38 @@ def test_the_users_own_network_by_file_and_class(tmp_path):
         load_model(tmp_path / "w.pt", "none.py:Mine", contract_file(tmp_path))
 
 
+def test_a_bundle_does_not_run_a_network_of_its_own_unasked(tmp_path):
+    marker = tmp_path / "marker"
+    (tmp_path / "net.py").write_text(f"open({str(marker)!r}, 'w')\n" + OWN)
+    path, _ = bundle(tmp_path)
+    stored = torch.load(path, weights_only=True)
+    torch.save(stored | {"arch": f"{tmp_path / 'net.py'}:Mine"}, path)
+    with pytest.raises(InputError, match="not run unasked"):
+        load_model(path)
+    assert not marker.exists()
+
+
+def test_the_name_of_a_file_does_not_make_it_a_program(tmp_path):
+    torch.save(TinyNet(3, 3).state_dict(), tmp_path / "models.pt")  # torch names the archive's root after the file
+    assert load_model(tmp_path / "models.pt", "tiny", contract_file(tmp_path)).arch == "tiny"
+
+
+@pytest.mark.parametrize("part", ["contract", "state_dict", "training", "arch"])
+def test_a_bundle_that_lacks_a_part_is_one_line(tmp_path, part):
+    path, _ = bundle(tmp_path)
+    stored = torch.load(path, weights_only=True)
+    for broken in ({k: v for k, v in stored.items() if k != part}, stored | {part: 7}):
+        torch.save(broken, path)
+        with pytest.raises(InputError, match=part):
+            load_model(path)
+
+
+def test_integer_weights_are_refused(tmp_path):
+    torch.save({k: v.to(torch.int8) for k, v in TinyNet(3, 3).state_dict().items()}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"dtype torch.int8"):
+        load_model(tmp_path / "w.pt", "tiny", contract_file(tmp_path))
+
+
 class Evil:
     """Would create a marker file when unpickled."""
 
@@ -274,6 +306,58 @@ def test_vote_fractions_are_attacked_as_logits():
     assert torch.allclose(outputs.logits.exp().sum(dim=1), torch.ones(4))
 
 
+class InPlace(TinyNet):
+    def forward(self, x):
+        x -= x.mean(dim=(1, 2, 3), keepdim=True)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_network_that_works_in_place_changes_nothing_of_ours(bands):
+    s = subject(InPlace(bands, 3), unit_contract(bands), chunk=4)
+    x = torch.rand(8, bands, 8, 8)
+    kept = x.clone()
+    s.outputs(x)
+    s.victim(x).gradient(x, lambda logits: logits[:, 0])
+    assert torch.equal(x, kept)
+
+
+def test_the_callers_network_is_not_touched():
+    network = TinyNet(3, 3).train()
+    subject(network).outputs(torch.rand(2, 3, 8, 8))
+    assert network.training
+    assert network.fc.weight.requires_grad
+    assert not network.fc._forward_pre_hooks
+
+
+class Keyword(TinyNet):
+    def forward(self, x):
+        return self.fc(input=self.bottleneck(self.pool(self.relu(self.bn1(self.conv1(x)))).flatten(1)))
+
+
+def test_a_head_called_by_keyword_gives_its_latent():
+    assert subject(Keyword(3, 3)).outputs(torch.rand(2, 3, 8, 8)).latent.shape == (2, 8)
+
+
+class NoGradient(TinyNet):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class Fails(TinyNet):
+    def forward(self, x):
+        return super().forward(x[:, :2])
+
+
+def test_what_a_network_does_wrong_is_said_of_the_network():
+    x = torch.rand(2, 3, 8, 8)
+    with pytest.raises(InputError, match="no gradient of the logits"):
+        subject(NoGradient(3, 3)).victim(x).gradient(x, lambda logits: logits[:, 0])
+    with pytest.raises(InputError, match=r"the network fails on images .* crop, resize and channels"):
+        subject(Fails(3, 3)).outputs(x)
+
+
 # ---------------------------------------------------------------------- doubts
 
 
@@ -298,6 +382,11 @@ class NotFinite(TinyNet):
         self.unused = nn.Parameter(torch.tensor([float("nan")]))
 
 
+class NanOut(TinyNet):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+
 @pytest.mark.parametrize(
     ("network", "scale", "codes"),
     [
@@ -306,6 +395,7 @@ class NotFinite(TinyNet):
         (BatchDependent, 1.0, {"batch_dependent"}),
         (Random, 1.0, {"zero_budget", "batch_dependent"}),
         (NotFinite, 1.0, {"weights_not_finite"}),
+        (NanOut, 1.0, {"output_not_finite"}),
         (TinyNet, 255.0, {"input_range"}),
         (TinyNet, 1 / 255.0, {"input_range"}),
     ],
@@ -315,6 +405,18 @@ def test_doubts_are_raised_for_their_reason_and_no_other(network, scale, codes):
     raw = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0)) ** 3 * scale
     x = s.contract.to_input(raw, s.contract.bands)
     assert {flag.code for flag in doubts(s, raw, x, s.outputs(x))} == codes
+
+
+def test_logits_that_the_contract_calls_probabilities_are_flagged():
+    s = subject(contract=unit_contract(output="probabilities"), chunk=8)
+    x = torch.rand(6, 3, 16, 16)
+    assert {flag.code for flag in doubts(s, x, x, s.outputs(x))} == {"output_not_probabilities"}
+
+
+def test_one_galaxy_is_enough_to_see_that_the_batch_matters():
+    s = subject(BatchDependent(3, 3), chunk=8)
+    x = torch.rand(1, 3, 16, 16)
+    assert {flag.code for flag in doubts(s, x, x, s.outputs(x))} == {"batch_dependent"}
 
 
 def test_a_wrong_head_or_module_is_refused():

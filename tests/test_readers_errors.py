@@ -155,13 +155,18 @@ def test_pixels_that_are_not_finite_name_their_galaxy(tmp_path, form):
     elif form == "a.npz":
         np.savez(tmp_path / form, images=images)
     else:
-        write_hdf5(Galaxies(images, None, tuple(f"a-{k:06d}" for k in range(5)), (), ("r",)), tmp_path / form)
+        import h5py
+
+        write_hdf5(Galaxies(np.zeros_like(images), None, tuple("abcde"), (), ("r",)), tmp_path / form)
+        with h5py.File(tmp_path / form, "a") as file:
+            file["images"][:] = images
     back = read(tmp_path / form)
     assert back.batch([4, 0]).shape == (2, 1, 6, 6)
+    name = "'d'" if form == "a.h5" else f"'{back.ids[3]}' .image 3, from 0."
     for which in ([4, 3], slice(2, 4)):
-        with pytest.raises(InputError, match="'a-000003' has pixels that are NaN or infinite"):
+        with pytest.raises(InputError, match=f"{name} has pixels that are NaN or infinite"):
             back.batch(which)
-    with pytest.raises(InputError, match="'a-000003'"):
+    with pytest.raises(InputError, match=name):
         back.take([1, 3]).batch([1])
 
 
@@ -177,6 +182,19 @@ def test_deepadversaries_choices(tmp_path):
     np.save(tmp_path / "labels_test.npy", np.eye(3)[[0, 1, 2]])
     with pytest.raises(InputError, match="3 labels for 2 images"):
         read(f"{tmp_path}::Y1")
+    assert read(f"{tmp_path}::Y1", label_column=None).labels is None
+    for split, count in (("train", 1), ("test", 2)):  # one label too few, one too many: not as many as images in each
+        np.save(tmp_path / f"images_Y10_{split}.npy", np.zeros((2, 3, 4, 4)))
+        np.save(tmp_path / f"labels_{split}.npy", np.eye(3)[: 2 * count - 1])
+    with pytest.raises(InputError, match=r"labels_train.npy: 1 labels for 2 images"):
+        read(f"{tmp_path}::Y10")
+    with pytest.raises(InputError, match=r"(?i)one of Y10, Y10/train, Y10/test, Y1/test. name one: .*::Y10\b"):
+        read(tmp_path)
+    np.save(tmp_path / "images_Y10_train.npy", np.zeros((2, 3, 5, 5)))
+    np.save(tmp_path / "labels_test.npy", np.eye(3)[:2])
+    np.save(tmp_path / "labels_train.npy", np.eye(3)[:2])
+    with pytest.raises(InputError, match=r"images_Y10_test.npy: images of shape .3, 4, 4.; .3, 5, 5."):
+        read(f"{tmp_path}::Y10")
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_trained_network_tells_the_shapes_apart_and_its_bundle_says_so(blobs, 
     assert model.data["test_sha256"] == test.digest()
     assert model.trained_on is not None
     assert model.centroids is not None
-    assert torch.equal(model.trained_on.sort().values, id_hashes(trained.train_ids).sort().values)
+    assert torch.equal(model.trained_on.sort().values, id_hashes(trained.train_ids + trained.valid_ids).sort().values)
     source = select(blobs, "train")
     latent = Subject(model.network, model.contract).outputs(stretched(source, model.contract)).latent
     assert torch.allclose(model.centroids[1], latent[torch.from_numpy(source.labels == 1)].mean(dim=0), atol=1e-5)
@@ -148,6 +148,35 @@ def test_a_collapsed_training_says_so(blobs):
     assert [flag.code for flag in flags] == ["collapsed"]
     exploded = train(Recipe(**(QUICK | {"learning_rate": 1e30})), blobs)
     assert [flag.code for flag in exploded.flags] == ["collapsed"]
+
+
+def test_a_good_network_on_rare_mergers_has_not_collapsed(blobs):
+    """Nineteen common galaxies to a rare one: plain accuracy is no better than always saying common."""
+    labels = np.where(np.arange(180) % 3 == 2, 1, 0)
+    rare = np.flatnonzero(labels)[::9]
+    galaxies = dataclasses.replace(blobs, labels=labels, classes=("round", "long"))
+    keep = sorted(set(np.flatnonzero(labels == 0)) | set(rare))
+    column = np.array(["train", "valid", "test"], dtype=object)[np.arange(len(keep)) % 3]
+    column[[keep.index(k) for k in rare]] = ["train", "valid"] * 3 + ["train"]
+    import pandas as pd
+
+    galaxies = dataclasses.replace(galaxies.take(keep), catalogue=pd.DataFrame({"split": column}))
+    trained = train(Recipe(arch="tiny", epochs=60, batch=8, learning_rate=0.02, patience=0), galaxies)
+    right, n = (np.array(trained.record["validation"][k]) for k in ("right_per_class", "per_class"))
+    assert (right / n).min() > 0.6
+    assert trained.flags == []
+
+
+def test_other_spellings_of_the_splits_are_understood_and_unknown_ones_refused(blobs):
+    import pandas as pd
+
+    def with_column(names):
+        return dataclasses.replace(blobs, catalogue=pd.DataFrame({"split": names}))
+
+    galaxies = with_column(["Training"] * 100 + ["val"] * 50 + ["TEST"] * 30)
+    assert [len(select(galaxies, s)) for s in ("train", "valid", "test")] == [100, 50, 30]
+    with pytest.raises(InputError, match="unknown split in the data 'extra'"):
+        select(with_column(["train"] * 170 + ["extra"] * 10), "train")
 
 
 def test_early_stopping_keeps_the_best_epoch(blobs):

@@ -15,6 +15,7 @@ from perturbations.gradient import ascend
     access="gradient",
     source="1, 2, 4, 8, 16 of 255 grey levels; 4 (ImageNet) and 8 (CIFAR-10) in RobustBench, arXiv:2010.09670",
     version=1,
+    most_queries=lambda options: 3,
 )
 def fgsm(
     x: torch.Tensor,

@@ -4,6 +4,8 @@ from perturbations.core import Observation, corruption
 from perturbations.draws import Draws
 from perturbations.errors import InputError
 
+FAINTEST = 1e-6  # of the exposure
+
 
 @corruption(
     space="flux",
@@ -23,7 +25,7 @@ def depth(sky: Observation, kept: float, draws: Draws) -> Observation:
     Parameters
     ----------
     sky : flux (N, C, H, W) in reference electrons per pixel, and its Exposure. Not modified.
-    kept : 0 < kept <= 1.
+    kept : 1e-6 <= kept <= 1.
     draws : this batch's random numbers, keyed by galaxy.
 
     Returns
@@ -32,10 +34,10 @@ def depth(sky: Observation, kept: float, draws: Draws) -> Observation:
 
     Raises
     ------
-    InputError : `kept` outside (0, 1]; depth cannot be added.
+    InputError : `kept` outside [1e-6, 1]; depth cannot be added.
     """
-    if not 0.0 < kept <= 1.0:
-        raise InputError(f"depth: kept = {kept:g}", "0 < kept <= 1", "depth cannot be added to an image")
+    if not FAINTEST <= kept <= 1.0:
+        raise InputError(f"depth: kept = {kept:g}", f"{FAINTEST:g} <= kept <= 1", "depth cannot be added to an image")
     missing = sky.exposure.variance(sky.flux) * (1.0 / kept - 1.0)
     noise = draws.normal("noise", sky.flux.shape[1:]) * missing.sqrt()
     return sky.replace(sky.flux + noise, sky.exposure.replace(fraction=sky.exposure.fraction * kept))

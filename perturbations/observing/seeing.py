@@ -1,5 +1,7 @@
 """A broader point-spread function: worse seeing."""
 
+import math
+
 import torch
 
 from perturbations.core import Observation, corruption
@@ -7,7 +9,7 @@ from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.psf import broadening, frequencies, padded_size
 
-MARGIN = 24  # pixels of blank sky around the stamp, for what a broad PSF brings in and carries out
+REACH = 4.0  # of the FWHM: how far a broad PSF brings light in and carries it out
 
 
 @corruption(
@@ -25,7 +27,8 @@ def seeing(sky: Observation, extra: float, draws: Draws) -> Observation:
     The light is convolved with the kernel K that turns the present PSF into the broader one exactly (the ratio of their
     transfer functions). That also smooths the noise, which a real exposure would not: noise of power
     sigma^2 (1 - |K|^2) is put back, so that blank sky keeps the variance and the independence of a fresh exposure.
-    The stamp is continued by blank sky with its noise.
+    The stamp is continued by blank sky with its noise, so light that reaches the border loses what a real exposure
+    would bring in from outside.
 
     Parameters
     ----------
@@ -47,8 +50,10 @@ def seeing(sky: Observation, extra: float, draws: Draws) -> Observation:
     if extra == 0.0:
         return sky.replace(sky.flux.clone())
     _, bands, height, width = sky.flux.shape
-    rows, columns = padded_size(height, MARGIN), padded_size(width, MARGIN)
     fwhm = (exposure.psf_fwhm**2 + extra**2).sqrt()
+    widest = float(fwhm.nan_to_num(0.0).max())
+    margin = min(math.ceil(REACH * widest / exposure.pixel_scale), max(height, width))
+    rows, columns = padded_size(height, margin), padded_size(width, margin)
     kernel = broadening(exposure, fwhm, frequencies(rows, columns, exposure.pixel_scale, sky.flux))
 
     blank = exposure.variance(torch.zeros_like(sky.flux[:, :, :1, :1])).sqrt()

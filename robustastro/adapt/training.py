@@ -23,9 +23,9 @@ from perturbations.errors import InputError, unknown_name
 from robustastro.adapt import method as find_method
 from robustastro.contract import InputContract, Stretch
 from robustastro.data.galaxies import Galaxies
-from robustastro.data.splits import domain_half, split_of
-from robustastro.models.bundles import build, read_weights, save_bundle
-from robustastro.models.subject import Subject
+from robustastro.data.splits import SPLITS, domain_half, split_of
+from robustastro.models.bundles import arch_identity, build, read_weights, save_bundle
+from robustastro.models.subject import Subject, run_network
 from robustastro.record import Flag, jsonable, write_whole
 
 SAMPLE = 512  # training images that the stretch is fitted on
@@ -63,6 +63,10 @@ class Recipe:
         for name in self.options:
             if name not in known:
                 raise unknown_name(f"option of {self.method}", name, known)
+        if not 0 <= self.seed < 2**31 or self.patience < 0:
+            raise InputError(
+                f"seed {self.seed}, patience {self.patience}", "0 <= seed < 2^31, patience >= 0", "correct them"
+            )
         for name in ("epochs", "batch", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}", f"{name} > 0", "correct the training options")
@@ -77,7 +81,14 @@ class Trained:
     contract: InputContract
     record: dict[str, Any]
     flags: list[Flag]
-    train_ids: tuple[str, ...]
+    source_ids: tuple[str, ...]
+    target_ids: tuple[str, ...]
+    valid_ids: tuple[str, ...]
+
+    @property
+    def train_ids(self) -> tuple[str, ...]:
+        """Galaxies of either domain whose images trained the network."""
+        return self.source_ids + self.target_ids
 
 
 def fit_contract(galaxies: Galaxies) -> InputContract:
@@ -100,30 +111,60 @@ def fit_contract(galaxies: Galaxies) -> InputContract:
                 "check that the images are not blank",
             )  # fmt: skip
         stretch = Stretch(kind="asinh", low=tuple(low.tolist()), high=tuple(high.tolist()))
-    height, width = galaxies.images.shape[2:]
     x = stretch(sample)
     # the sky is nearly constant in input space: without centring, batch norm's running mean lags behind the weights
-    return InputContract(
-        bands=galaxies.bands,
-        classes=galaxies.classes,
-        stretch=stretch,
-        crop=min(height, width),
-        mean=tuple(x.mean(dim=(0, 2, 3)).tolist()),
-        std=tuple(x.std(dim=(0, 2, 3)).clamp_min(1e-3).tolist()),
+    return InputContract.from_dict(
+        {
+            "bands": galaxies.bands,
+            "classes": galaxies.classes,
+            "stretch": stretch,
+            "crop": min(galaxies.images.shape[2:]),
+            "mean": x.mean(dim=(0, 2, 3)).tolist(),
+            "std": x.std(dim=(0, 2, 3)).clamp_min(1e-3).tolist(),
+        },
+        f"a contract for {galaxies.domain}",
     )
 
 
-def select(galaxies: Galaxies, split: str) -> Galaxies:
-    """The galaxies of a split: that of the data's own `split` column if it has one, else of the hash of the id.
+SPELLINGS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
+
+
+def splits_of(galaxies: Galaxies) -> np.ndarray:
+    """ "train", "valid" or "test" per galaxy: the data's own `split` column if it has one, else the hash of the id.
 
     Where the data's own column has no validation split, an eighth of its training galaxies, by hash, are that.
+
+    Raises
+    ------
+    InputError : a split of another name.
     """
     own = galaxies.catalogue.get("split")
-    splits = split_of(galaxies.ids) if own is None else own.astype(str).to_numpy(dtype=object)
-    if own is not None and "valid" not in splits:
+    if own is None:
+        return split_of(galaxies.ids)
+    named = [str(name).strip().lower() for name in own]
+    splits = np.array([SPELLINGS.get(name, name) for name in named], dtype=object)
+    for name in sorted(set(splits)):
+        if name not in SPLITS:
+            raise unknown_name("split in the data", name, (*SPLITS, *SPELLINGS), "Rename it in the split column")
+    if "valid" not in splits:
         inner = split_of(galaxies.ids, (0.875, 0.125, 0.0))
-        splits = np.where((splits == "train") & (inner == "valid"), "valid", splits)
-    which = np.flatnonzero(splits == split)
+        splits[(splits == "train") & (inner == "valid")] = "valid"
+    return splits
+
+
+def has_split(galaxies: Galaxies, split: str) -> bool:
+    """Whether any galaxy is in a split."""
+    return bool((splits_of(galaxies) == split).any())
+
+
+def select(galaxies: Galaxies, split: str) -> Galaxies:
+    """The galaxies of a split, see `splits_of`.
+
+    Raises
+    ------
+    InputError : there are none.
+    """
+    which = np.flatnonzero(splits_of(galaxies) == split)
     if not len(which):
         raise InputError(
             f"{galaxies.domain}: no galaxies in the {split} split",
@@ -188,14 +229,14 @@ def disjoint(source: Galaxies, target: Galaxies) -> tuple[Galaxies, Galaxies]:
 
 def write_bundle(path: str | Path, trained: Trained, source: Galaxies, target: Galaxies | None, device: str) -> None:
     """Write the bundle of a training, with class centroids and the names of its data."""
-    train_source = select(source, "train")
+    trained_on = set(trained.source_ids)
+    train_source = source.take([k for k, i in enumerate(source.ids) if i in trained_on])
     labels = train_source.labels
     assert labels is not None  # train() refused unlabelled sources
     subject = Subject(trained.network, trained.contract, device=device)
     latent = subject.outputs(stretched(train_source, trained.contract)).latent
     classes = len(trained.contract.classes)
     centroids = torch.stack([latent[torch.from_numpy(labels == k)].mean(dim=0) for k in range(classes)])
-    test = select(source, "test")
     save_bundle(
         path,
         trained.network,
@@ -207,10 +248,10 @@ def write_bundle(path: str | Path, trained: Trained, source: Galaxies, target: G
             "source": dict(source.source),
             "target": dict(target.source) if target is not None else None,
             "domain": source.domain,
-            "test_sha256": test.digest(),
+            "test_sha256": select(source, "test").digest() if has_split(source, "test") else None,
         },
         centroids=centroids,
-        trained_on=id_hashes(trained.train_ids),
+        trained_on=id_hashes(trained.train_ids + trained.valid_ids),
     )
 
 
@@ -323,8 +364,8 @@ class _Loop:
             "torch": str(torch.__version__),
             "flags": [flag.to_dict() for flag in flags],
         }
-        train_ids = self.source.ids + (() if self.target is None else self.target.ids)
-        return Trained(network, self.contract, jsonable(record), flags, train_ids)
+        target_ids = () if self.target is None else self.target.ids
+        return Trained(network, self.contract, jsonable(record), flags, self.source.ids, target_ids, self.valid.ids)
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         order = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
@@ -344,7 +385,7 @@ class _Loop:
             y = self.y[which].to(self.device)
             self.latent.clear()
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-                logits = _logits(self.network(self.contract.to_network(x)))
+                logits = run_network(self.network, self.contract, x)
             loss = nn.functional.cross_entropy(logits[:size].float(), y, weight=self.weights)
             transfer = torch.zeros((), device=self.device)
             if self.transfer is not None:
@@ -386,7 +427,7 @@ class _Loop:
         with torch.inference_mode():
             logits = torch.cat(
                 [
-                    _logits(self.network(self.contract.to_network(x.to(self.device)))).float().cpu()
+                    run_network(self.network, self.contract, x.to(self.device)).float().cpu()
                     for x in self.valid_x.split(100)
                 ]
             )
@@ -397,23 +438,28 @@ class _Loop:
             "valid_loss": float(loss), "valid_accuracy": float((predicted == self.valid_y).float().mean()),
         }  # fmt: skip
         if detail:
-            numbers["predicted_per_class"] = torch.bincount(predicted, minlength=logits.shape[1]).tolist()
+            classes = logits.shape[1]
+            numbers["predicted_per_class"] = torch.bincount(predicted, minlength=classes).tolist()
+            numbers["per_class"] = torch.bincount(self.valid_y, minlength=classes).tolist()
+            right = self.valid_y[predicted == self.valid_y]
+            numbers["right_per_class"] = torch.bincount(right, minlength=classes).tolist()
         return numbers
 
     def _flags(self, final: Mapping[str, Any]) -> list[Flag]:
-        """Collapsed: one class for all, a loss that is not finite, or an accuracy that chance explains."""
-        n, classes = len(self.valid_y), len(self.contract.classes)
-        chance = float(torch.bincount(self.valid_y, minlength=classes).max()) / n
-        accuracy = final["valid_accuracy"]
+        """Collapsed: one class for all, a loss that is not finite, or a balanced accuracy that chance explains."""
+        recalls = np.array(
+            [right / n for right, n in zip(final["right_per_class"], final["per_class"], strict=True) if n]
+        )
+        counts = np.array([n for n in final["per_class"] if n])
+        chance = 1.0 / len(counts)
+        error = math.sqrt(sum(chance * (1.0 - chance) / n for n in counts)) / len(counts)
         reason = ""
         if not math.isfinite(final["valid_loss"]):
             reason = "the validation loss is not finite"
-        elif sum(count > 0 for count in final["predicted_per_class"]) == 1:
+        elif len(counts) > 1 and sum(count > 0 for count in final["predicted_per_class"]) == 1:
             reason = "every validation galaxy gets the same class"
-        elif accuracy <= chance + 1.645 * math.sqrt(chance * (1.0 - chance) / n):
-            reason = (
-                f"validation accuracy {accuracy:.3f} is no better than the largest class alone ({chance:.3f}, n = {n})"
-            )
+        elif len(counts) > 1 and recalls.mean() <= chance + 1.645 * error:
+            reason = f"balanced validation accuracy {recalls.mean():.3f} is no better than chance ({chance:.3f})"
         if not reason:
             return []
         return [
@@ -433,6 +479,7 @@ class _Loop:
 
     def _identity(self) -> str:
         h = hashlib.sha256(json.dumps(asdict(self.recipe), sort_keys=True).encode())
+        h.update(arch_identity(self.recipe.arch).encode())
         for galaxies in (self.source, self.valid, self.target):
             h.update(b"none" if galaxies is None else galaxies.digest().encode())
         return h.hexdigest()
@@ -471,10 +518,6 @@ class _Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
-
-
-def _logits(output: Any) -> torch.Tensor:
-    return output[-1] if isinstance(output, (tuple, list)) else output
 
 
 def _or_inf(value: float) -> float:

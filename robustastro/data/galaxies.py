@@ -87,6 +87,8 @@ class Galaxies:
                 f"one of 0 to {len(self.classes) - 1} ({', '.join(self.classes)}) per galaxy",
                 "check the label column and the class names",
             )
+        if self.exposure is not None:
+            self.exposure.check(n)
         if len(self.catalogue) not in (0, n):
             raise InputError(
                 f"{len(self.catalogue)} catalogue rows for {n} galaxies", "one row each", "match them by id"
@@ -109,8 +111,17 @@ class Galaxies:
 
     def batch(self, which: Sequence[int] | np.ndarray | slice) -> torch.Tensor:
         """Images of a few galaxies, float32 (n, C, H, W)."""
-        values = np.asarray(self.images[np.arange(len(self))[which]])
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        positions = np.arange(len(self))[which]
+        with np.errstate(over="ignore"):  # said below
+            values = np.ascontiguousarray(self.images[positions], dtype=np.float32)
+        good = np.isfinite(values).all(axis=(1, 2, 3))
+        if not good.all():
+            raise InputError(
+                f"galaxy '{self.ids[positions[np.argmin(good)]]}' has pixels that are not finite in float32",
+                "finite pixels",
+                "mask or drop it",
+            )
+        return torch.from_numpy(values)
 
     def observation(self, which: Sequence[int] | np.ndarray | slice) -> Observation:
         """Images of a few galaxies with their exposure.

@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import torch
 
 from perturbations.core import Perturbation, distance, get, refusal
 from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
-from robustastro.adapt.training import id_hashes
+from robustastro.adapt.training import id_hashes, select
 from robustastro.data.galaxies import Galaxies
 from robustastro.evaluate.plan import Plan, Step
 from robustastro.evaluate.plan import step as planned
 from robustastro.models.bundles import Model
 from robustastro.models.doubts import TOLERANCE, doubts
 from robustastro.models.subject import Outputs, Subject
-from robustastro.record import Flag, Head, Record, jsonable
+from robustastro.record import Flag, Head, Record, jsonable, refuse_place
 
 BATCH = 64
 LOOK = 64  # galaxies on which doubts are measured
@@ -100,9 +101,16 @@ def attack(
 ) -> Record:
     """One perturbation, by default over its whole ladder: what `robustastro attack` does, from Python."""
     wanted = planned(name, severity=severity, strength=strength, options=options or {})
-    chosen = choose(galaxies.with_classes(model.contract.classes), limit)
+    chosen = choose(unseen(model, galaxies).with_classes(model.contract.classes), limit)
     plan = Plan.of(model, chosen, [wanted], seed=seed, limit=limit)
     return evaluate(plan, model, chosen, out, device=device, progress=progress)
+
+
+def unseen(model: Model, galaxies: Galaxies) -> Galaxies:
+    """All of these galaxies; or, if the model was trained or validated on some of them, those of the test split."""
+    if model.trained_on is None or not bool(torch.isin(id_hashes(galaxies.ids), model.trained_on).any()):
+        return galaxies
+    return select(galaxies, "test")
 
 
 @dataclass
@@ -117,11 +125,19 @@ class _Run:
     begun: bool = False
 
     def check_units(self) -> None:
-        """Refuse, before anything is written, what these images cannot bear."""
+        """Refuse, before anything is written, what these images or this place cannot bear."""
+        refuse_place(self.record.path, folder=True)
         for step in self.plan.steps:
             if get(step.name).space == "flux" and self.galaxies.exposure is None:
                 raise refusal(get(step.name))
-        if (self.record.path / "run.json").exists():
+        if not (self.record.path / "run.json").exists():
+            if (self.record.path / "units").exists():
+                raise InputError(
+                    f"{self.record.path} holds results without their run.json",
+                    "an empty directory",
+                    "name another --out",
+                )
+        else:
             there = Record.open(self.record.path).run.get("plan_sha256")
             if there != self.plan.digest():
                 raise InputError(
@@ -140,6 +156,12 @@ class _Run:
             parts.append(self.subject.outputs(x))
             self._tell("clean", min(start + self.plan.shard, len(self.galaxies)), len(self.galaxies))
         self.clean = Outputs(torch.cat([p.logits for p in parts]), torch.cat([p.latent for p in parts]))
+        if self.subject.fingerprint() != self.fingerprint:
+            raise InputError(
+                "the network changes itself when it is run (weights, buffers, mode or hooks)",
+                "one that is only read in eval mode",
+                "move counters and hooks out of forward()",
+            )
         self.flags = self._flags()
         self.kept = set(_by_key(self.galaxies.ids)[: self.plan.kept_images].tolist())
 
@@ -208,6 +230,7 @@ class _Run:
             }
         )
         if "success" in table:
+            table["claimed"] = table["success"]  # by the attack's own stop rule
             table["success"] = self._measured_success(step, rows, outputs.logits)
         kept = [k for k, row in enumerate(rows) if int(row) in self.kept]
         images = {
@@ -302,13 +325,14 @@ class _Run:
         n = len(self.galaxies)
         labels = np.full(n, -1) if self.galaxies.labels is None else self.galaxies.labels
         own = {"id", "label", "logits", "latent", "split"}
-        split = self.galaxies.catalogue.get("split")
+        columns = list(self.galaxies.catalogue.items())
+        split = dict(columns).get("split")
         table = pd.DataFrame(
             {
                 "id": self.galaxies.ids,
                 "label": labels,
-                "split": ["" for _ in range(n)] if split is None else split.astype(str),
-                **{str(c): v for c, v in self.galaxies.catalogue.items() if c not in own},
+                "split": ["" for _ in range(n)] if split is None else split.fillna("").astype(str).to_numpy(),
+                **{f"catalogue_{c}" if c in own else str(c): _storable(v) for c, v in columns if c != "split"},
                 "logits": list(self.clean.logits.numpy()),
                 "latent": list(self.clean.latent.numpy()),
             }
@@ -317,6 +341,12 @@ class _Run:
 
     def _head(self) -> Head:
         linear = self.subject.head
+        weight = bias = None
+        if linear is not None:
+            weight = linear.weight.detach().float().cpu()
+            bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
+            if not self._is_head(weight, bias):
+                weight = bias = None
         centroids, origin = self.model.centroids, "clean source training galaxies"
         if centroids is None and self.galaxies.labels is not None:
             labels = torch.from_numpy(self.galaxies.labels)
@@ -325,14 +355,21 @@ class _Run:
                 [self.clean.latent[labels == k].mean(dim=0) for k in range(len(self.galaxies.classes))]
             )
         return Head(
-            None if linear is None else linear.weight.detach().cpu().numpy(),
-            None
-            if linear is None
-            else (0.0 * linear.weight[:, 0] if linear.bias is None else linear.bias).detach().cpu().numpy(),
+            None if weight is None else weight.numpy(),
+            None if bias is None else bias.numpy(),
             None if centroids is None else centroids.numpy(),
             centroids_from="" if centroids is None else origin,
-            kind="other" if linear is None else "linear",
+            kind="other" if weight is None else "linear",
         )
+
+    def _is_head(self, weight: torch.Tensor, bias: torch.Tensor) -> bool:
+        """Whether this layer of the latent gives the logits, up to a constant per galaxy (log-probabilities)."""
+        latent, logits = self.clean.latent, self.clean.logits
+        if weight.shape != (logits.shape[1], latent.shape[1]):
+            return False
+        gap = latent @ weight.T + bias - logits
+        gap = gap - gap.mean(dim=1, keepdim=True)
+        return bool(gap.abs().max() <= 1e-4 * (1.0 + logits.abs().max()))
 
     def _write_run(self, timing: dict[str, Any] | None) -> None:
         entries = [(get(step.name), step) for step in self.plan.steps]
@@ -406,8 +443,22 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
-    found = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:  # git is not installed
+        return None
     return found.stdout.strip() or None
+
+
+def _storable(column: pd.Series) -> Any:
+    """A catalogue column that Parquet takes: as it is, or as text."""
+    try:
+        pyarrow.array(column.to_numpy(), from_pandas=True)
+    except (pyarrow.ArrowException, OverflowError, TypeError):
+        return column.astype(str).to_numpy()
+    return column.to_numpy()
 
 
 def _device(device: torch.device) -> str:

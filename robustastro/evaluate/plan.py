@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from perturbations.core import get
 from perturbations.errors import InputError
 from robustastro.data.galaxies import Galaxies
-from robustastro.models.bundles import Model
+from robustastro.models.bundles import Model, arch_identity
 from robustastro.models.subject import CHUNK
 
 SHARD = 250  # galaxies per file of a unit
@@ -34,6 +34,7 @@ class Plan(BaseModel):
     Parameters
     ----------
     model : SHA-256 of the model file.
+    arch : architecture; for FILE.py:Class with the SHA-256 of the file.
     data : SHA-256 over the galaxies (ids, labels, pixels, exposure) after `limit`.
     contract : how images become input; part of the plan because it may come from a file of its own.
     steps : perturbations with their strengths and options.
@@ -47,6 +48,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
+    arch: str
     data: str
     contract: dict[str, Any]
     steps: tuple[Step, ...]
@@ -62,8 +64,16 @@ class Plan(BaseModel):
         cls, model: Model, galaxies: Galaxies, steps: Sequence[Step], *, seed: int = 0, limit: int | None = None
     ) -> Plan:
         """The plan of these steps for a model and galaxies; `galaxies` are those left after `limit`."""
+        names = [step.name for step in steps]
+        for step in steps:
+            rungs = [f"{strength:.10g}" for strength in step.strengths]
+            if names.count(step.name) > 1 or len(set(rungs)) < len(rungs):
+                raise InputError(
+                    f"{step.name} twice in one plan", "each perturbation and strength once", "make a run for each"
+                )
         return cls(
             model=model.sha256,
+            arch=arch_identity(model.arch),
             data=galaxies.digest(),
             contract=model.contract.to_dict(),
             steps=tuple(steps),

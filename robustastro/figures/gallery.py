@@ -175,6 +175,8 @@ def _pixels(row: Any) -> tuple[tuple[int, int], ...]:
 
 
 def _probabilities(logits: Any) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        return np.full(len(logits), np.nan)
     exponential = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits))
     return exponential / exponential.sum()
 
@@ -218,7 +220,9 @@ def _mark(ax: Axes, pixels: tuple[tuple[int, int], ...], colour: str) -> None:
 def _words(ax: Axes, row: Row, classes: tuple[str, ...]) -> None:
     """True class, predicted class and probabilities, before and after."""
     ax.set_axis_off()
-    first, last = (classes[int(p.argmax())] for p in (row.before, row.after))
+    first, last = (
+        classes[int(p.argmax())] if np.isfinite(p).all() else "none (not finite)" for p in (row.before, row.after)
+    )
     shown = sorted({*np.argsort(-row.before)[:3].tolist(), *np.argsort(-row.after)[:3].tolist(), max(row.label, 0)})
     lines = [f"true: {classes[row.label]}" if row.label >= 0 else "true: not known"]
     lines += [f"predicted: {first}" + ("" if first == last else f" → {last}"), ""]

@@ -82,11 +82,13 @@ def caption(records: Sequence[Record], names: Sequence[str] | None = None) -> st
             for g in groups
         )
     )
+    several = "Each model's own flipped galaxies are drawn: the sturdier model's are the harder ones. "
     return (
         f"Distances in the latent space of {', '.join(model_names(records, names))}, in units of each model's mean "
         f"distance between clean class centroids ({used}). Left: how far galaxies classified rightly moved, those that "
-        "kept their class (open) and those that were flipped (filled). Right: signed distance to the nearest boundary "
-        "of the true class, clean (open) and perturbed (filled); negative on the wrong side. Boxes: median and "
+        "kept their class (open) and those that were flipped (filled). "
+        f"{several if len(records) > 1 else ''}Right: signed distance to the nearest boundary of the true class, "
+        "clean (open) and perturbed (filled); negative on the wrong side. Boxes: median and "
         f"quartiles, whiskers {WHISKERS[0]} to {WHISKERS[1]} percentile, fewer than {POINTS} values as points; n "
         "beside each."
     )

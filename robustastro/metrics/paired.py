@@ -19,8 +19,8 @@ class Paired:
     ----------
     ids : galaxy ids.
     labels : true classes, int64; -1 where the data has no label.
-    clean_class, perturbed_class : predicted classes, int64.
-    shift : |z(x') - z(x)|; NaN where the unit kept no latents, as all distances.
+    clean_class, perturbed_class : predicted classes, int64; -1, never correct, where a logit is not finite.
+    shift : |z(x') - z(x)|; NaN where the unit kept no latents or a logit is not finite, as all distances.
     boundary_clean, boundary : distance to leave the true class at z(x) and z(x').
     margin_clean, margin : centroid margin at z(x) and z(x').
     queries : forward passes spent on each galaxy, float64; NaN where the unit counted none.
@@ -62,18 +62,23 @@ def pair(record: Record, unit: Unit) -> Paired | None:
         return None
     clean = record.galaxies.loc[rows.index]
     labels = clean["label"].fillna(-1).to_numpy(dtype=np.int64)
+    clean_class, perturbed_class = (_predicted(stacked(table["logits"])) for table in (clean, rows))
     nothing = np.full(len(rows), np.nan)
     shift = boundary_clean = boundary = margin_clean = margin = nothing
     if "latent" in rows:
-        before, after, head = stacked(clean["latent"]), stacked(rows["latent"]), record.head
+        before, after = (
+            np.where(predicted[:, None] >= 0, stacked(table["latent"]), np.nan)
+            for table, predicted in ((clean, clean_class), (rows, perturbed_class))
+        )
+        head = record.head
         shift = latent_shift(after, before)
         boundary_clean, boundary = (boundary_distance(head, z, labels) for z in (before, after))
         margin_clean, margin = (centroid_margin(head.centroids, z, labels) for z in (before, after))
     return Paired(
         ids=rows.index.to_numpy(),
         labels=labels,
-        clean_class=stacked(clean["logits"]).argmax(axis=1),
-        perturbed_class=stacked(rows["logits"]).argmax(axis=1),
+        clean_class=clean_class,
+        perturbed_class=perturbed_class,
         shift=shift,
         boundary_clean=boundary_clean,
         boundary=boundary,
@@ -81,6 +86,11 @@ def pair(record: Record, unit: Unit) -> Paired | None:
         margin=margin,
         queries=rows["queries"].to_numpy(dtype=np.float64) if "queries" in rows else nothing,
     )
+
+
+def _predicted(logits: np.ndarray) -> np.ndarray:
+    """Class of the largest logit of (N, K); -1 where one is not finite, of which argmax would make class 0."""
+    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
 
 
 def stacked(column: Any) -> np.ndarray:

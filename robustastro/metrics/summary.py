@@ -23,15 +23,24 @@ def summarise(record: Record) -> list[dict[str, Any]]:
 
     - `clean_accuracy`, `perturbed_accuracy` (Wilson), `accuracy_drop` (paired, Newcombe) and `per_class` are fractions
       of the labelled galaxies.
-    - `attack_success_rate`: flipped / clean-correct (Wilson), for corruptions too.
+    - `attack_success_rate`: flipped / clean-correct (Wilson), for corruptions too. Of an attack with a `target`: of the
+      clean-correct galaxies of other classes, those that became the target.
     - `latent_shift` over all galaxies, `flip_distance` over flipped ones, `boundary_distance` and `centroid_margin` at
       the perturbed image and, with `_clean`, at the clean one: means with t intervals. `boundary_reason` says why a
       boundary distance is null.
     - `_scaled`: the same divided by `latent_scale`, the mean distance between class centroids over its `n` pairs.
-    - `queries_median`: forward passes of an attack per clean-correct galaxy (order-statistic interval); null for
-      corruptions.
+    - `queries_median`: forward passes of an attack per galaxy that could be a success (order-statistic interval); null
+      for corruptions.
+
+    Raises
+    ------
+    InputError : run.json lists a perturbation twice, so that its rows could be of either entry.
     """
     entries = {p["name"]: p for p in record.run["perturbations"]}
+    if len(entries) != len(record.run["perturbations"]):
+        raise InputError(
+            f"{record.path} lists a perturbation twice", "each perturbation once", "run each set of options on its own"
+        )
     results = []
     for unit in record.units():
         paired = pair(record, unit)
@@ -47,7 +56,8 @@ def common_flips(records: Mapping[str, Record], perturbation: str, strength: flo
 
     Returns
     -------
-    For each name: `flipped` (how many in that model), `flip_distance` and `flip_distance_scaled` over the common ones.
+    For each name: `flipped` of `clean_correct` galaxies in that model, `common` flipped in all models, and over these
+    `flip_distance` and `flip_distance_scaled`.
 
     Raises
     ------
@@ -68,6 +78,8 @@ def common_flips(records: Mapping[str, Record], perturbation: str, strength: flo
         scale, _ = latent_scale(records[name].head.centroids)
         answer[name] = {
             "flipped": int(paired.flipped.sum()),
+            "clean_correct": int(paired.clean_correct.sum()),
+            "common": len(common),
             "flip_distance": mean(shift).to_dict(),
             "flip_distance_scaled": mean(shift / scale).to_dict(),
         }
@@ -86,15 +98,16 @@ def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired
         "centroid_margin": paired.margin,
         "centroid_margin_clean": paired.margin_clean,
     }
+    eligible, success = _eligible(entry, paired)
     estimates = {
         "clean_accuracy": proportion(before[labelled]),
         "perturbed_accuracy": proportion(after[labelled]),
         "accuracy_drop": paired_drop(before[labelled], after[labelled]),
-        "attack_success_rate": proportion(paired.flipped[before]),
+        "attack_success_rate": proportion(success[eligible & labelled]),
         **{name: mean(values) for name, values in distances.items()},
         **{f"{name}_scaled": mean(values / scale) for name, values in distances.items()},
         "latent_scale": Estimate(scale, math.nan, math.nan, pairs),
-        "queries_median": _queries(entry, paired),
+        "queries_median": median(paired.queries[eligible]) if entry["kind"] == "attack" else NOTHING,
     }
     return {
         "perturbation": unit.perturbation,
@@ -116,8 +129,14 @@ def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired
     }
 
 
-def _queries(entry: Mapping[str, Any], paired: Paired) -> Estimate:
-    if entry["kind"] != "attack":
-        return NOTHING
-    attacked = paired.clean_correct if paired.labelled.any() else np.ones(len(paired.ids), dtype=bool)
-    return median(paired.queries[attacked])
+def _eligible(entry: Mapping[str, Any], paired: Paired) -> tuple[np.ndarray, np.ndarray]:
+    """Galaxies that could be a success, and those that changed as wanted; both (N,) bool.
+
+    Without any label an attack starts from the model's own classes, and all galaxies are there to attack.
+    """
+    target = entry.get("options", {}).get("target")
+    eligible = paired.clean_correct if paired.labelled.any() else np.ones(len(paired.ids), dtype=bool)
+    if target is None:
+        return eligible, paired.flipped
+    # a galaxy of the target class is not attacked; the clean class of a clean-correct galaxy is its label
+    return eligible & (paired.clean_class != target), paired.perturbed_class == target

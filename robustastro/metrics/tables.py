@@ -17,9 +17,9 @@ COLUMNS = {
 }
 NOTE = (
     "Brackets: 95% intervals (accuracies and flipped: Wilson; drop: Newcombe, paired; distances: Student's t; queries: "
-    "order statistics). Flipped: of the galaxies that were right, those that became wrong. Shift: how far galaxies "
-    "moved in the latent space; boundary: how far they then are from leaving their class, negative where they have "
-    "left it; scale: mean distance between class centroids."
+    "order statistics). Flipped: of the galaxies that were right, those that became wrong (or the target of a targeted "
+    "attack). Shift: how far galaxies moved in the latent space; boundary: how far they then are from leaving their "
+    "class, negative where they have left it; scale: mean distance between class centroids."
 )
 NOTE_COMPARE = "Accuracy in percent, with 95% Wilson intervals in brackets."
 

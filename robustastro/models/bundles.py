@@ -26,6 +26,17 @@ from robustastro.models.nets import ARCHITECTURES
 from robustastro.record import write_whole
 
 FORMAT, SCHEMA = "robustastro-bundle", 1
+PARTS: dict[str, Any] = {
+    "schema": int,
+    "arch": str,
+    "arch_options": Mapping,
+    "state_dict": Mapping,
+    "contract": Mapping,
+    "training": Mapping,
+    "data": Mapping,
+    "centroids": (torch.Tensor, type(None)),
+    "trained_on": (torch.Tensor, type(None)),
+}
 NESTED = ("state_dict", "base_network", "model_state_dict", "model", "network", "net")
 
 
@@ -105,6 +116,12 @@ def load_model(
     path = Path(path)
     stored, sha256 = read_weights(path)
     if is_bundle(stored):
+        if arch is None and stored["arch"] not in ARCHITECTURES:
+            raise InputError(
+                f"{path} was trained with a network of its own ({stored['arch']}), whose code is not run unasked",
+                f"one of {', '.join(ARCHITECTURES)}, or --arch",
+                "look at that file and repeat --arch FILE.py:Class if you trust it",
+            )
         given = (
             InputContract.from_toml(contract) if contract else InputContract.from_dict(stored["contract"], str(path))
         )
@@ -135,8 +152,12 @@ def is_bundle(stored: Any) -> bool:
     """Whether a loaded file is one of our bundles; a newer schema is refused."""
     if not (isinstance(stored, Mapping) and stored.get("format") == FORMAT):
         return False
-    if stored.get("schema", 0) > SCHEMA:
-        raise InputError(f"bundle of schema {stored['schema']}", f"schema {SCHEMA} or older", "upgrade robustastro")
+    schema = stored.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise InputError(f"bundle of schema {schema}", f"schema {SCHEMA} or older", "upgrade robustastro")
+    for name, kind in PARTS.items():
+        if not isinstance(stored.get(name), kind):
+            raise InputError(f"a bundle whose entry {name} is missing or wrong", "a whole bundle", "train it again")
     return True
 
 
@@ -201,6 +222,12 @@ def build(arch: str, options: Mapping[str, int]) -> nn.Module:
     return _own_network(arch, options)
 
 
+def arch_identity(arch: str) -> str:
+    """What tells one architecture from another: its name, and for FILE.py:Class the SHA-256 of the file."""
+    file = Path(arch.rpartition(":")[0])
+    return f"{arch} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file.is_file() else arch
+
+
 def _own_network(arch: str, options: Mapping[str, int]) -> nn.Module:
     file, _, name = arch.rpartition(":")
     spec = importlib.util.spec_from_file_location(f"_arch_{hashlib.sha256(file.encode()).hexdigest()[:12]}", file)
@@ -211,14 +238,14 @@ def _own_network(arch: str, options: Mapping[str, int]) -> nn.Module:
     try:
         spec.loader.exec_module(module)
         found = getattr(module, name, None)
-        if found is None:
+        if not callable(found):
             known = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
             raise unknown_name(f"class in {file}", name, known)
         accepted = inspect.signature(found).parameters
         network = found(**{k: v for k, v in options.items() if k in accepted})
     except InputError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise InputError(
             f"--arch {arch} failed: {type(problem).__name__}: {problem}",
             "a class that is built without arguments, or with bands=, classes= and size=",
@@ -247,6 +274,13 @@ def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path, arc
             "weights of exactly this architecture, bands, classes and image size",
             "check --arch, and bands, classes, crop and resize of the contract",
         )
+    kinds = [n for n in own if state[n].is_floating_point() != own[n].is_floating_point() or state[n].is_quantized]
+    if kinds:
+        raise InputError(
+            f"{path}: {kinds[0]} has dtype {state[kinds[0]].dtype}",
+            f"{own[kinds[0]].dtype}",
+            "save the weights as floats",
+        )
     network.load_state_dict(dict(state))
 
 
@@ -256,5 +290,6 @@ def _is_program(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    parts = {part for name in names for part in name.split("/")[:-1]} | {name.rpartition("/")[2] for name in names}
+    # torch names the outermost folder after the file, so it says nothing
+    parts = {part for name in names for part in name.split("/")[1:]}
     return bool(parts & {"code", "constants.pkl", "archive_format", "models", "model.json"})

@@ -22,13 +22,17 @@ def doubts(subject: Subject, raw: torch.Tensor, x: torch.Tensor, clean: Outputs)
     x : the same in input space.
     clean : the subject's outputs for `x`.
     """
-    found = [
-        _weights(subject),
-        _range(subject.contract, raw),
-        _probabilities(subject.contract, clean.logits),
-        _batch(subject, x, clean),
-        _repeat(subject, x, clean),
-    ]
+    found = [_weights(subject), _range(subject.contract, raw)]
+    finite = _finite(clean.logits)
+    found += (
+        [finite]
+        if finite
+        else [
+            _probabilities(subject.contract, clean.logits),
+            _batch(subject, x, clean),
+            _repeat(subject, x, clean),
+        ]
+    )
     return [flag for flag in found if flag]
 
 
@@ -57,24 +61,44 @@ def _range(contract: InputContract, raw: torch.Tensor) -> Flag | None:
     )
 
 
-def _probabilities(contract: InputContract, logits: torch.Tensor) -> Flag | None:
-    if contract.output != "logits":
+def _finite(logits: torch.Tensor) -> Flag | None:
+    bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+    if not bad:
         return None
-    sums = logits.sum(dim=1)
-    if bool((logits >= 0).all()) and bool((sums - 1.0).abs().max() < 1e-3):
-        return Flag(
-            "output_probabilities",
-            "the outputs are positive and sum to one: probabilities, not logits",
-            'set output = "probabilities" in the contract',
-        )
-    return None
+    return Flag(
+        "output_not_finite",
+        f"{bad} of {len(logits)} clean galaxies get logits that are NaN or infinite; they count as wrong",
+        "check the weights, and mean, std and range of the contract",
+    )
+
+
+def _probabilities(contract: InputContract, logits: torch.Tensor) -> Flag | None:
+    if contract.output == "logits":
+        sums = logits.sum(dim=1)
+        if bool((logits >= 0).all()) and bool((sums - 1.0).abs().max() < 1e-3):
+            return Flag(
+                "output_probabilities",
+                "the outputs are positive and sum to one: probabilities, not logits",
+                'set output = "probabilities" in the contract',
+            )
+        return None
+    sums = logits.exp().sum(dim=1)  # negative outputs were clamped to zero
+    if bool(((sums > 0.5) & (sums < 1.5)).all()) and float(logits.max()) < 1e-3:
+        return None
+    return Flag(
+        "output_not_probabilities",
+        f"the contract says {contract.output}; the probabilities of a galaxy sum to {float(sums.min()):.3g} "
+        f"to {float(sums.max()):.3g}",
+        'set output = "logits" in the contract',
+    )
 
 
 def _batch(subject: Subject, x: torch.Tensor, clean: Outputs) -> Flag | None:
     few = min(4, len(x))
     alone = torch.cat([subject.outputs(x[i : i + 1]).logits for i in range(few)])
-    reversed_ = subject.outputs(x.flip(0)).logits.flip(0)
-    worst = max(_far(alone, clean.logits[:few]), _far(reversed_, clean.logits[: len(x)]))
+    mirrored = torch.cat([x, x.flip(3) * 0.5])  # other company
+    accompanied = subject.outputs(mirrored.flip(0)).logits.flip(0)[: len(x)]
+    worst = max(_far(alone, clean.logits[:few]), _far(accompanied, clean.logits[: len(x)]))
     if worst > TOLERANCE:
         return Flag(
             "batch_dependent",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +30,7 @@ class Subject:
 
     Parameters
     ----------
-    network : its output is (N, K), or a tuple that ends with that.
+    network : its output is (N, K), or a tuple that ends with that. It is copied; the caller's is not touched.
     contract : how images become its input.
     latent : name of the module whose input is the latent vector; default: the last Linear.
     device : where it runs.
@@ -48,7 +50,7 @@ class Subject:
         chunk: int = CHUNK,
     ) -> None:
         self.contract, self.device, self.chunk = contract, torch.device(device), int(chunk)
-        self.network = network.to(self.device).eval()
+        self.network = copy.deepcopy(network).to(self.device).eval()
         # convolutions of few channels run nearly twice as fast on a CPU with the channels last in memory
         self.network = self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for parameter in self.network.parameters():
@@ -61,7 +63,7 @@ class Subject:
         if self.latent_name not in modules:
             raise unknown_name("module of the network", self.latent_name, [name for name in modules if name])
         self._captured: torch.Tensor | None = None
-        modules[self.latent_name].register_forward_pre_hook(self._capture)
+        modules[self.latent_name].register_forward_pre_hook(self._capture, with_kwargs=True)
 
     @property
     def head(self) -> nn.Linear | None:
@@ -96,16 +98,12 @@ class Subject:
             h.update(f"{name} {parameter.requires_grad} {parameter.grad is None}".encode())
         return h.hexdigest()
 
-    def _capture(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._captured = inputs[0]
+    def _capture(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
+        self._captured = (*inputs, *named.values())[0]
 
     def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self._captured = None
-        x = self.contract.to_network(x)
-        if self.contract.channels == "first":
-            x = x.contiguous(memory_format=torch.channels_last)
-        y = self.network(x)
-        y = y[-1] if isinstance(y, (tuple, list)) else y
+        y = run_network(self.network, self.contract, x)
         classes = len(self.contract.classes)
         if not isinstance(y, torch.Tensor) or y.shape != (len(x), classes):
             shape = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
@@ -138,7 +136,14 @@ class SubjectVictim:
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_(True)
             logits = torch.cat([self._logits(part) for part in leaf.split(self._subject.chunk)])
-            return torch.autograd.grad(loss(logits).sum(), leaf)[0]
+            try:
+                return torch.autograd.grad(loss(logits).sum(), leaf)[0]
+            except RuntimeError as problem:
+                raise InputError(
+                    f"no gradient of the logits reaches the images ({_first_line(problem)})",
+                    "a network that is differentiable from end to end",
+                    "use an attack that needs only logits, such as onepixel",
+                ) from problem
 
     def logits_at(self, which: torch.Tensor, positions: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Logits (M, K) of the batch's images `which` (M,) with pixels `positions` (M, k, 2) set to `values` (M, k, C).
@@ -161,6 +166,34 @@ class SubjectVictim:
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         return self._subject._forward(_padded(x, self._subject.chunk))[0][: len(x)]
+
+
+def run_network(network: nn.Module, contract: InputContract, x: torch.Tensor) -> Any:
+    """The network's output for input images (N, C, H, W) in [0, 1]; of a tuple, its last member.
+
+    The network gets a copy of the images, so that one that works in place changes nothing of ours.
+
+    Raises
+    ------
+    InputError : the network fails on these images.
+    """
+    given = contract.to_network(x)
+    layout = torch.channels_last if contract.channels == "first" else torch.contiguous_format
+    try:
+        y = network(given.clone(memory_format=layout))
+    except InputError:
+        raise
+    except Exception as problem:
+        raise InputError(
+            f"the network fails on images {tuple(given.shape)}: {type(problem).__name__}: {_first_line(problem)}",
+            "images of the size, bands and channel order that it was made for",
+            "check bands, crop, resize and channels of the contract",
+        ) from problem
+    return y[-1] if isinstance(y, (tuple, list)) and len(y) else y
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [""])[0][:120]
 
 
 def _padded(x: torch.Tensor, size: int) -> torch.Tensor:

@@ -44,7 +44,7 @@ def read(
     ----------
     path : `.npz`, `.npy`, `.h5`, `.fits` (a cube of images), a catalogue (`.csv`, `.ecsv`) beside its images, or a
         folder: FITS cutouts, images with a catalogue or one subfolder per class, or the DeepAdversaries layout, where a
-        suffix chooses depth and split ("folder::Y1/test").
+        suffix chooses the depth ("folder::Y1": all its splits, as column "split"), or one split ("folder::Y1/test").
     exposure : what the pixels mean; otherwise `PATH.exposure.toml`, or `exposure.toml` in a folder, where there is one.
         FITS images with a flux unit are converted to its electrons; other images are taken to be in electrons already.
     label_column : column of the catalogue (or array of the .npz) with the classes; None or "none": no labels.
@@ -57,7 +57,8 @@ def read(
 
     Returns
     -------
-    Galaxies; images stay on disk for .npy and .h5, and are checked to be finite when they are read.
+    Galaxies; images stay on disk for .npy and .h5, and are checked to be finite when they are read. Ids are those of
+    the file or its pictures; an array or cube without any has them made from the pixels, an .npy by reading it once.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""NumPy files: an `.npz` with named arrays, or an `.npy` of images with its labels in a file beside it."""
+"""NumPy files: an `.npz` with named arrays, or an `.npy` of images with its labels in a file beside it.
+
+Without ids in the file they are made from the pixels: an `.npy` stays on disk, but is read once, in chunks, at opening.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +59,13 @@ def find(path: Path, request: Request) -> Found:
     """The galaxies of an `.npz` or `.npy` file."""
     if path.suffix.lower() == ".npz":
         return _npz(path, request)
-    beside = _labels_beside(path)
+    from robustastro.data.readers import deepadversaries
+
+    labels, ids = _labels_beside(path), None
     images, notes = mapped(path)
-    return Found(images, None, labels=None if beside is None else load(beside), notes=notes)
+    if (choice := deepadversaries.choice_of(path)) is not None:
+        labels, ids = path.parent / choice.labels, deepadversaries.numbered(choice, len(images.array))
+    return Found(images, ids, labels=None if labels is None else load(labels), notes=notes)
 
 
 def _npz(path: Path, request: Request) -> Found:
@@ -134,12 +141,7 @@ def as_nchw(images: np.ndarray, layout: str) -> np.ndarray:
 
 
 def _labels_beside(path: Path) -> Path | None:
-    """The labels of an .npy file, by the names that DeepAdversaries (images_, labels_) and DeepMerge (_X_, _y_) use."""
-    from robustastro.data.readers import deepadversaries
-
-    for choice in deepadversaries.choices(path.parent).values():
-        if choice.images == path.name and (path.parent / choice.labels).is_file():
-            return path.parent / choice.labels
+    """The labels of an .npy file, by names such as those of DeepMerge (_X_, _y_)."""
     others = (path.name.replace("images", "labels"), path.name.replace("_X_", "_y_"))
     return next((path.parent / o for o in others if o != path.name and (path.parent / o).is_file()), None)
 

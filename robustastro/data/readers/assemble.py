@@ -13,9 +13,8 @@ import pandas as pd
 from perturbations.errors import InputError, unknown_name
 from perturbations.exposure import Exposure
 from robustastro.data.galaxies import Galaxies, Images
+from robustastro.data.readers import pixel_ids
 from robustastro.data.readers.labels import coded
-
-NUMBERED = "no ids in the file: made from its name and the position of the galaxy"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Found:
     Parameters
     ----------
     images : (N, C, H, W), in memory or lazy.
-    ids : N names; or None: file name and position.
+    ids : N names; or None: made from the pixels, which are all read once.
     labels : class names, integers or one-hot rows as they stand in the file; or None.
     classes, bands : names that the file gives, or None.
     exposure : of these images, where the reader has a better one than the one asked for; else None.
@@ -78,7 +77,7 @@ class FiniteImages:
         good = np.isfinite(values).reshape(-1, *self.shape[1:]).all(axis=(1, 2, 3))
         if not good.all():
             first = np.atleast_1d(np.arange(len(self.ids))[which])[np.argmin(good)]
-            raise not_finite(f"galaxy '{self.ids[first]}'")
+            raise not_finite(pixel_ids.named(self.ids, first))
         return values
 
 
@@ -98,18 +97,19 @@ def assemble(found: Found, request: Request, path: Path, source: Mapping[str, An
     count, notes = shape[0], list(found.notes)
     if count == 0 or 0 in shape:
         raise InputError(f"{path} holds no galaxies (images of shape {shape})", "at least one", "check the file")
-    if found.ids is None:
-        notes.append(NUMBERED)
-    ids = tuple(numbered(path.stem, count) if found.ids is None else map(str, found.ids))
     labels, classes = None, request.classes or found.classes or ()
     if found.labels is not None and request.label_column is not None:
         labels, classes = coded(found.labels, found.classes, request.classes, str(path))
-    for name, number in (("labels", count if labels is None else len(labels)), ("ids", len(ids))):
+    for name, values in (("labels", labels), ("ids", found.ids)):
+        number = count if values is None else len(values)
         if number != count:
             raise InputError(
                 f"{path}: {number} {name} for {count} images", "one per image", "check that the files belong together"
             )
     bands, exposure = channels(shape[1], found.bands, request, found.exposure)
+    if found.ids is None:
+        notes.append(pixel_ids.NOTE)
+    ids = tuple(pixel_ids.from_pixels(found.images) if found.ids is None else map(str, found.ids))
     kind = np.dtype(getattr(found.images, "dtype", np.float32)).kind
     galaxies = Galaxies(
         images=FiniteImages(found.images, ids) if kind == "f" else found.images,
@@ -124,11 +124,6 @@ def assemble(found: Found, request: Request, path: Path, source: Mapping[str, An
         notes=tuple(notes),
     )
     return galaxies if request.split is None else _of_split(galaxies, request.split, path)
-
-
-def numbered(stem: str, count: int) -> list[str]:
-    """Ids from a name and the position."""
-    return [f"{stem}-{index:06d}" for index in range(count)]
 
 
 def channels(

@@ -21,8 +21,8 @@ from astropy.table import Table
 
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
-from robustastro.data.readers import FITS, flux, suffix_of
-from robustastro.data.readers.assemble import NUMBERED, Found, Request, channels, not_finite, numbered
+from robustastro.data.readers import FITS, flux, pixel_ids, suffix_of
+from robustastro.data.readers.assemble import Found, Request, channels, not_finite
 from robustastro.data.readers.catalogue import beside, label_values, matched, others, read_table, stem_of, to_pandas
 from robustastro.data.readers.fits_planes import Planes, cutout, opened, whole
 
@@ -80,15 +80,16 @@ def _cube(path: Path, request: Request) -> Found:
             )
         where = request.catalogue or path
         table = _table(hdus) if request.catalogue is None else read_table(request.catalogue)
-        listed = Listed(numbered(path.stem, count), notes=(NUMBERED,))
+        ids, labels, columns, notes = None, None, pd.DataFrame(), ()
         if table is not None:
             if len(table) != count:
                 raise InputError(f"{where}: {len(table)} rows for {count} images", "one row per image", "match them")
             labels, columns = label_values(table, request.label_column, where), others(table, request.label_column)
-            named = "id" in table
-            listed = Listed(
-                table["id"].tolist() if named else listed.ids, labels, columns, () if named else (NUMBERED,)
-            )
+            ids = table["id"].tolist() if "id" in table else None
+        if ids is None:  # of the pixels as they stand in the file, whatever exposure or mask is chosen
+            flat = cube.image.ndim == 3
+            ids, notes = pixel_ids.from_pixels(cube.image[:, None] if flat else cube.image), (pixel_ids.NOTE,)
+        listed = Listed(ids, labels, columns, notes)
         return _converted((_frame(cube, k) for k in range(count)), listed, request, path)
 
 
@@ -129,7 +130,7 @@ def _converted(galaxies: Iterable[Planes], listed: Listed, request: Request, pat
     images, bands, exposure = np.empty((0, 1, 1, 1), dtype=np.float32), None, None
     kept: list[int] = []
     for index, planes in enumerate(galaxies):
-        where = f"{path}: galaxy '{listed.ids[index]}'"
+        where = f"{path}: {pixel_ids.named(listed.ids, index)}"
         if index == 0:
             bands, exposure = channels(len(planes.image), planes.bands, request)
             images = np.empty((count, *planes.image.shape), dtype=np.float32)
