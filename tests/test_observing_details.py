@@ -1,6 +1,7 @@
 """What the noise law does not see at a glance: noise at the border, under bright light, per galaxy; and depth's law."""
 
 import dataclasses
+from typing import Any
 
 import galsim
 import numpy as np
@@ -37,13 +38,13 @@ def exposed(light: torch.Tensor, e: Exposure) -> Observation:
 
 @pytest.mark.parametrize("extra", [0.3, 0.4])
 def test_the_border_of_a_small_stamp_has_the_noise_of_its_interior(extra):
-    """Nothing but border: 4000 stamps of 8 x 8 pixels; surroundings without noise of their own leave 2% too little."""
-    n, size = 4000, 8
+    """Nothing but border: 8000 stamps of 8 x 8 pixels; surroundings without noise of their own leave 2% too little."""
+    n, size = 8000, 8
     e = one_band()
     flux = get("seeing")(exposed(torch.zeros(n, 1, size, size), e), extra, Draws(names(n), 0)).flux[:, 0].double()
     ring = torch.cat([flux[:, 0], flux[:, -1], flux[:, 1:-1, 0], flux[:, 1:-1, -1]], dim=1)
     expected = float(e.variance(torch.zeros(1, 1, 1, 1)))
-    assert float(ring.square().mean()) / expected == pytest.approx(1.0, abs=2.5 * (2.0 / ring.numel()) ** 0.5)
+    assert float(ring.square().mean()) / expected == pytest.approx(1.0, abs=4.0 * (2.0 / ring.numel()) ** 0.5)
 
 
 @pytest.mark.parametrize("name", FLUX)
@@ -96,10 +97,10 @@ def test_each_galaxy_of_a_batch_is_seen_through_its_own_psf():
     before, extra = (0.6, 1.0), 0.6
 
     def drawn(fwhm):
-        star = galsim.Convolve(galsim.Gaussian(fwhm=0.5, flux=1e6), galsim.Kolmogorov(fwhm=fwhm))
+        star: Any = galsim.Convolve(galsim.Gaussian(fwhm=0.5, flux=1e6), galsim.Kolmogorov(fwhm=fwhm))
         return star.drawImage(nx=96, ny=72, scale=0.2, dtype=np.float32).array
 
-    e = Exposure(bands=("r",), pixel_scale=0.2, sky=1e-3, fraction=1e8, psf_fwhm=torch.tensor([[w] for w in before]))  # pyright: ignore
+    e = one_band(sky=1e-3, fraction=1e8, psf_fwhm=torch.tensor([[w] for w in before]))
     sky = Observation(torch.stack([torch.from_numpy(drawn(w))[None] for w in before]), e)
     broad = get("seeing")(sky, extra, Draws(names(2), 0))
     for image, width in zip(broad.flux[:, 0].numpy(), before, strict=True):
@@ -118,18 +119,10 @@ def test_the_moffat_exponent_is_the_exposures(beta):
     assert np.abs(ours.numpy() - [profile.kValue(float(v), 0.0).real for v in k[0]]).max() < 2e-4
 
     def drawn(fwhm):
-        star = galsim.Convolve(galsim.Gaussian(fwhm=0.5, flux=1e6), galsim.Moffat(beta=beta, fwhm=fwhm))
+        star: Any = galsim.Convolve(galsim.Gaussian(fwhm=0.5, flux=1e6), galsim.Moffat(beta=beta, fwhm=fwhm))
         return star.drawImage(nx=96, ny=96, scale=0.2, dtype=np.float32).array
 
-    e = Exposure(
-        bands=("r",),
-        pixel_scale=0.2,
-        sky=1e-3,
-        fraction=1e8,
-        psf_fwhm=0.7,
-        psf_shape="moffat",
-        moffat_beta=beta,  # pyright: ignore
-    )
+    e = one_band(sky=1e-3, fraction=1e8, psf_shape="moffat", moffat_beta=beta)
     broad = get("seeing")(Observation(torch.from_numpy(drawn(0.7))[None, None], e), 0.8, Draws(names(1), 0))
     truth = drawn((0.7**2 + 0.8**2) ** 0.5)
     assert np.abs(broad.flux[0, 0].numpy() - truth).max() < 1e-3 * truth.max()
@@ -158,4 +151,5 @@ def test_y10_mocks_degraded_to_a_tenth_are_y1_mocks():
             assert abs(two.mean() - one.mean()) < 5.0 * (2.0 / len(one)) ** 0.5
             assert abs(two.var() / one.var() - 1.0) < 5.0 * (4.0 / len(one)) ** 0.5
             assert two.var() == pytest.approx(1.0, abs=5.0 * (2.0 / len(one)) ** 0.5)
-            assert stats.ks_2samp(one, two).pvalue > 1e-4
+            test: Any = stats.ks_2samp(one, two)
+            assert test.pvalue > 1e-4

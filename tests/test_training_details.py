@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from robustastro.adapt.training import Recipe, fit_contract, id_hashes, select, 
 from robustastro.models import nets
 from robustastro.models.bundles import load_model
 
-QUICK = {"arch": "tiny", "epochs": 2, "batch": 16, "learning_rate": 0.01}
+QUICK: dict[str, Any] = {"arch": "tiny", "epochs": 2, "batch": 16, "learning_rate": 0.01}
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_the_learning_rate_warms_up_linearly_and_decays_as_a_cosine(blobs, warm_
 
     handle = register_optimizer_step_pre_hook(note)
     try:
-        train(Recipe(warm_up=warm_up, weight_decay=0.007, patience=0, **(QUICK | {"epochs": 4})), blobs)
+        train(Recipe(**{**QUICK, "epochs": 4, "warm_up": warm_up, "weight_decay": 0.007, "patience": 0}), blobs)
     finally:
         handle.remove()
     total = 4 * (len(select(blobs, "train")) // 16)
@@ -223,7 +223,7 @@ def test_the_contract_is_fitted_on_training_galaxies_only(blobs, other):
         images[rows] *= 3.0
         return dataclasses.replace(blobs, images=images)
 
-    recipe = Recipe(method="mmd", **(QUICK | {"epochs": 1}))
+    recipe = Recipe(**{**QUICK, "method": "mmd", "epochs": 1})
     contract = train(recipe, blobs, other).contract
     assert contract == fit_contract(select(blobs, "train"))
     for split, same in (("test", True), ("valid", True), ("train", False)):

@@ -274,8 +274,8 @@ class _Run:
 
     def _measured_success(self, step: Step, rows: np.ndarray, logits: torch.Tensor) -> np.ndarray:
         """Measured here, whatever the attack claims: right before, and afterwards wrong (or the target class)."""
-        labels, before = self._targets(rows), self.clean.logits[rows].argmax(dim=1)
-        after = logits.argmax(dim=1)
+        labels, before = self._targets(rows), _predicted(self.clean.logits[rows])
+        after = _predicted(logits)
         target = step.options.get("target")
         hit = after != labels if target is None else after == int(target)
         return ((before == labels) & hit & (after != before)).numpy()
@@ -450,6 +450,11 @@ def _commit() -> str | None:
     except OSError:  # git is not installed
         return None
     return found.stdout.strip() or None
+
+
+def _predicted(logits: torch.Tensor) -> torch.Tensor:
+    """Predicted classes; -1 where a logit is not finite."""
+    return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)
 
 
 def _storable(column: pd.Series) -> Any:
