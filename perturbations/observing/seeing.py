@@ -9,7 +9,7 @@ from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.psf import broadening, frequencies, padded_size
 
-REACH = 4.0  # of the FWHM: how far a broad PSF brings light in and carries it out
+MARGIN = 5.0  # arcsec of blank sky around the stamp; of neither strength nor batch, which must not move the draws
 
 
 @corruption(
@@ -51,8 +51,7 @@ def seeing(sky: Observation, extra: float, draws: Draws) -> Observation:
         return sky.replace(sky.flux.clone())
     _, bands, height, width = sky.flux.shape
     fwhm = (exposure.psf_fwhm**2 + extra**2).sqrt()
-    widest = float(fwhm.nan_to_num(0.0).max())
-    margin = min(math.ceil(REACH * widest / exposure.pixel_scale), max(height, width))
+    margin = min(math.ceil(MARGIN / exposure.pixel_scale), max(height, width))
     rows, columns = padded_size(height, margin), padded_size(width, margin)
     kernel = broadening(exposure, fwhm, frequencies(rows, columns, exposure.pixel_scale, sky.flux))
 
