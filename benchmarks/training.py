@@ -21,9 +21,9 @@ import torch
 
 from robustastro import __version__
 from robustastro.adapt import METHODS
-from robustastro.adapt.training import Recipe, select, stretched, train
+from robustastro.adapt.training import Recipe, stretched, train
 from robustastro.data import mocks
-from robustastro.data.splits import FRACTIONS
+from robustastro.data.splits import FRACTIONS, select
 from robustastro.metrics.intervals import proportion
 from robustastro.models.subject import Subject
 from robustastro.progress import say, shown

@@ -15,10 +15,11 @@ import torch
 from perturbations.core import get
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
-from robustastro.adapt.training import Recipe, Trained, has_split, select, stretched, write_bundle
+from robustastro.adapt.training import Recipe, Trained, stretched, write_bundle
 from robustastro.adapt.training import train as run_training
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.readers import read, read_again
+from robustastro.data.splits import has_split, select
 from robustastro.evaluate.engine import choose, evaluate, unseen
 from robustastro.evaluate.plan import Plan, Step, step
 from robustastro.metrics.intervals import proportion

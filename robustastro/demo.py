@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from robustastro import __version__, commands
-from robustastro.adapt.training import Recipe, select
+from robustastro.adapt.training import Recipe
 from robustastro.data.mocks import Recipe as MockRecipe
 from robustastro.data.mocks import parameters_hash, simulate
+from robustastro.data.splits import select
 from robustastro.evaluate.engine import choose
 from robustastro.evaluate.plan import step
 from robustastro.metrics.summary import common_flips, summarise

@@ -23,7 +23,7 @@ from perturbations.errors import InputError, unknown_name
 from robustastro.adapt import method as find_method
 from robustastro.contract import InputContract, Stretch
 from robustastro.data.galaxies import Galaxies
-from robustastro.data.splits import SPLITS, domain_half, split_of
+from robustastro.data.splits import disjoint, has_split, id_hashes, select
 from robustastro.models.bundles import arch_identity, build, read_weights, save_bundle
 from robustastro.models.subject import Subject, run_network
 from robustastro.record import Flag, jsonable, write_whole
@@ -126,54 +126,6 @@ def fit_contract(galaxies: Galaxies) -> InputContract:
     )
 
 
-SPELLINGS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
-
-
-def splits_of(galaxies: Galaxies) -> np.ndarray:
-    """ "train", "valid" or "test" per galaxy: the data's own `split` column if it has one, else the hash of the id.
-
-    Where the data's own column has no validation split, an eighth of its training galaxies, by hash, are that.
-
-    Raises
-    ------
-    InputError : a split of another name.
-    """
-    own = galaxies.catalogue.get("split")
-    if own is None:
-        return split_of(galaxies.ids)
-    named = [str(name).strip().lower() for name in own]
-    splits = np.array([SPELLINGS.get(name, name) for name in named], dtype=object)
-    for name in sorted(set(splits)):
-        if name not in SPLITS:
-            raise unknown_name("split in the data", name, (*SPLITS, *SPELLINGS), "Rename it in the split column")
-    if "valid" not in splits:
-        inner = split_of(galaxies.ids, (0.875, 0.125, 0.0))
-        splits[(splits == "train") & (inner == "valid")] = "valid"
-    return splits
-
-
-def has_split(galaxies: Galaxies, split: str) -> bool:
-    """Whether any galaxy is in a split."""
-    return bool((splits_of(galaxies) == split).any())
-
-
-def select(galaxies: Galaxies, split: str) -> Galaxies:
-    """The galaxies of a split, see `splits_of`.
-
-    Raises
-    ------
-    InputError : there are none.
-    """
-    which = np.flatnonzero(splits_of(galaxies) == split)
-    if not len(which):
-        raise InputError(
-            f"{galaxies.domain}: no galaxies in the {split} split",
-            "at least one",
-            "use more galaxies, or a split column",
-        )
-    return galaxies.take(which)
-
-
 def train(
     recipe: Recipe,
     source: Galaxies,
@@ -215,18 +167,6 @@ def train(
     return state.run(checkpoint, progress)
 
 
-def disjoint(source: Galaxies, target: Galaxies) -> tuple[Galaxies, Galaxies]:
-    """Source and target without common galaxies: those in both are dealt out by a hash of their id."""
-    common = set(source.ids) & set(target.ids)
-    if not common:
-        return source, target
-    parts = []
-    for galaxies, wanted in ((source, True), (target, False)):
-        half = domain_half(galaxies.ids)
-        parts.append(galaxies.take([k for k, i in enumerate(galaxies.ids) if i not in common or half[k] == wanted]))
-    return parts[0], parts[1]
-
-
 def write_bundle(path: str | Path, trained: Trained, source: Galaxies, target: Galaxies | None, device: str) -> None:
     """Write the bundle of a training, with class centroids and the names of its data."""
     trained_on = set(trained.source_ids)
@@ -253,12 +193,6 @@ def write_bundle(path: str | Path, trained: Trained, source: Galaxies, target: G
         centroids=centroids,
         trained_on=id_hashes(trained.train_ids + trained.valid_ids),
     )
-
-
-def id_hashes(ids) -> torch.Tensor:
-    """A signed 64-bit hash of each id."""
-    digests = [hashlib.blake2b(str(i).encode(), digest_size=8).digest() for i in ids]
-    return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64)
 
 
 def stretched(galaxies: Galaxies, contract: InputContract) -> torch.Tensor:

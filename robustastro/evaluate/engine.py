@@ -20,8 +20,8 @@ import torch
 from perturbations.core import Perturbation, distance, get, refusal
 from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
-from robustastro.adapt.training import id_hashes, select
 from robustastro.data.galaxies import Galaxies
+from robustastro.data.splits import id_hashes, select
 from robustastro.evaluate.plan import Plan, Step
 from robustastro.evaluate.plan import step as planned
 from robustastro.models.bundles import Model
