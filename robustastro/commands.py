@@ -179,8 +179,12 @@ def attack(
 ) -> Record:
     """Load, plan, say how long it will take, and run."""
     model = load_model(model_path, arch, contract, latent)
-    galaxies = choose(test_data(model, data, reading, progress).with_classes(model.contract.classes), limit)
-    return run([wanted], model, galaxies, out, seed=seed, limit=limit, batch=batch, device=device, progress=progress)
+    test, validation = test_data(model, data, reading, progress)
+    galaxies = choose(test.with_classes(model.contract.classes), limit)
+    return run(
+        [wanted], model, galaxies, out,
+        seed=seed, limit=limit, batch=batch, device=device, validation=validation, progress=progress,
+    )  # fmt: skip
 
 
 def run(
@@ -193,6 +197,7 @@ def run(
     limit: int | None,
     device: str,
     progress: Progress,
+    validation: Galaxies | None = None,
     batch: int = 64,
 ) -> Record:
     """Run steps on galaxies (after `limit`). Without `out` in runs/MODEL-ATTACK-PLAN: the same command resumes."""
@@ -201,16 +206,19 @@ def run(
     names = "-".join(s.name.replace(":", "-") for s in steps)
     place = out or Path("runs") / f"{Path(model.path).stem}-{names}-{plan.digest()[:8]}"
     _say_estimate(plan, model, galaxies, device)
-    record = evaluate(plan, model, galaxies, place, device=device, batch=batch, progress=progress)
+    record = evaluate(
+        plan, model, galaxies, place, device=device, batch=batch, validation=validation, progress=progress
+    )
     for flag in record.run["flags"]:
         say(f"flag {flag['code']}: {flag['message']}. {flag['remedy']}.")
     return record
 
 
-def test_data(model: Model, path: str | None, reading: Reading, progress: Progress) -> Galaxies:
-    """The galaxies to test on: those of --data, or the test data that the bundle names.
+def test_data(model: Model, path: str | None, reading: Reading, progress: Progress) -> tuple[Galaxies, Galaxies | None]:
+    """The galaxies to test on, and the model's validation galaxies where they are at hand.
 
-    Of galaxies that the model was trained on, the test split; otherwise all.
+    Those of --data: of galaxies that the model was trained on, the test split; otherwise all. Or the test data that
+    the bundle names.
     """
     if path is not None:
         galaxies = open_data(path, reading, model.contract.classes)
@@ -219,33 +227,34 @@ def test_data(model: Model, path: str | None, reading: Reading, progress: Progre
             say(
                 f"{path}: trained on some of these {len(galaxies)} galaxies; the {len(test)} of the test split are used"
             )
-        return test
+        return test, None
     given = [name for name, value in reading.items() if value not in (None, "label")]
     if given:
         option = given[0].replace("_", "-")
         raise InputError(f"--{option} without --data", "options of reading go with --data", "add --data FILE")
-    test = _own_test_data(model, progress)
+    own = _own_data(model, progress)
+    test = select(own, "test")
     if test.digest() != model.data["test_sha256"]:
         raise InputError(
             f"the test data that {model.path} names have changed",
             "the same images, labels and ids as at training",
             "name the data with --data FILE, or train again",
         )
-    return test
+    return test, select(own, "valid")
 
 
-def _own_test_data(model: Model, progress: Progress) -> Galaxies:
-    """The test split of the file that the bundle names, or of its simulate recipe rendered again through the cache."""
+def _own_data(model: Model, progress: Progress) -> Galaxies:
+    """The source file that the bundle names, or its simulate recipe rendered again through the cache."""
     source = model.data.get("source") or {}
     file = str(source.get("path", "")).partition("::")[0]
     if file and Path(file).exists():
-        return select(read_again(source), "test")
+        return read_again(source)
     if "recipe" in source:
         from robustastro.data.mocks import Recipe as MockRecipe
         from robustastro.data.mocks import simulate
 
         recipe = MockRecipe.from_dict(source["recipe"])
-        return select(simulate(recipe, progress=lambda d, t: progress("simulate", d, t)), "test")
+        return simulate(recipe, progress=lambda d, t: progress("simulate", d, t))
     raise InputError(
         f"{model.path} names no test data that is there ({file or 'no file, no recipe'})",
         "the file it was trained on, or a simulate recipe",

@@ -55,7 +55,7 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
             say(f"        flag {flag['code']}: {flag['message']}")
 
     say(f"3 of 4  {', '.join(ON_ALL)} on all test galaxies, onepixel on {ATTACKED}")
-    test = select(y10, "test")
+    test, validation = select(y10, "test"), select(y10, "valid")
     few = choose(test, 4 if quick else ATTACKED)
     search = {"pop": 10, "generations": 2} if quick else {}
     everything: dict[str, list[Record]] = {}
@@ -68,7 +68,7 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
         everything[method] = [
             commands.run(
                 steps, model, galaxies, out / "runs" / f"{method}-{name}",
-                seed=0, limit=limit, device=device, progress=progress,
+                seed=0, limit=limit, device=device, validation=validation, progress=progress,
             )
             for steps, galaxies, limit, name in plans
         ]  # fmt: skip

@@ -3,6 +3,7 @@
 ```
 run.json            what was run, on what, with which versions; flags
 galaxies.parquet    id, label, split, catalogue columns, clean logits, clean latent
+validation.parquet  id, label and clean logits of the model's own validation galaxies, for calibration; where known
 head.npz            weight, bias and kind of the last layer; centroids of the classes in the latent space
 units/PERTURBATION/STRENGTH/SHARD.parquet   one row per galaxy
 images/PERTURBATION/STRENGTH/SHARD.npz      clean and perturbed arrays of a few galaxies
@@ -111,6 +112,12 @@ class Record:
         """One row per galaxy, indexed by id: label (int), split, catalogue columns, logits (K,) and latent (D,)."""
         return pd.read_parquet(self.path / "galaxies.parquet").set_index("id")
 
+    @cached_property
+    def validation(self) -> pd.DataFrame:
+        """Clean logits of the model's own validation galaxies, indexed by id; empty where they were not at hand."""
+        path = self.path / "validation.parquet"
+        return pd.read_parquet(path).set_index("id") if path.exists() else pd.DataFrame()
+
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.run["contract"]["classes"])
@@ -167,6 +174,11 @@ class Record:
         """Write galaxies.parquet: columns id, label, split, logits, latent and those of the catalogue."""
         write_whole(self.path / "galaxies.parquet", lambda file: table.to_parquet(file, index=False))
         self.__dict__.pop("galaxies", None)
+
+    def write_validation(self, table: pd.DataFrame) -> None:
+        """Write validation.parquet: columns id, label and logits."""
+        write_whole(self.path / "validation.parquet", lambda file: table.to_parquet(file, index=False))
+        self.__dict__.pop("validation", None)
 
     def write_head(self, head: Head) -> None:
         arrays = {n: v for n in ("weight", "bias", "centroids") if (v := getattr(head, n)) is not None}

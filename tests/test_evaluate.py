@@ -393,3 +393,13 @@ def test_python_attacks_the_unseen_galaxies(model, blobs, tmp_path):
     record = robustastro.attack(model, blobs, "jpeg", tmp_path / "run", severity=1)
     assert set(record.galaxies.index) == set(select(blobs, "test").ids)
     assert record.run["flags"] == []
+
+
+def test_validation_logits_are_kept_for_calibration(model, blobs, test_galaxies, tmp_path):
+    steps, valid = (step("jpeg", severity=1),), select(blobs, "valid")
+    record = evaluate(plan_for(model, test_galaxies, steps), model, test_galaxies, tmp_path / "run", validation=valid)
+    x = model.contract.to_input(valid.batch(slice(None)), valid.bands)
+    expected = Subject(model.network, model.contract, chunk=16).outputs(x).logits
+    assert np.allclose(np.stack(list(record.validation.logits)), expected)
+    assert list(record.validation.label) == list(valid.labels)
+    assert not set(record.validation.index) & set(record.galaxies.index)

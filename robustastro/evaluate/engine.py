@@ -53,6 +53,7 @@ def evaluate(
     *,
     device: str = "cpu",
     batch: int = BATCH,
+    validation: Galaxies | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """Run a plan and return its record. Units that are already there are not run again.
@@ -65,6 +66,7 @@ def evaluate(
     out : run directory; a run with the same plan is resumed.
     device : "cpu", "cuda", ...
     batch : galaxies perturbed at a time; changes memory and speed, never the numbers.
+    validation : the model's own validation galaxies, labelled; their clean logits are kept for calibration.
     progress : called with (what, done, total).
 
     Raises
@@ -76,7 +78,9 @@ def evaluate(
     if batch < 1:
         raise InputError(f"--batch-size {batch}", "at least 1", "leave it out for the default")
     subject = Subject(model.network, model.contract, model.latent, device, plan.chunk)
-    run = _Run(plan, model, subject, galaxies.with_classes(model.contract.classes), Record(out), batch, progress)
+    run = _Run(
+        plan, model, subject, galaxies.with_classes(model.contract.classes), Record(out), batch, validation, progress
+    )
     run.check_units()
     run.start()
     for step in plan.steps:
@@ -121,6 +125,7 @@ class _Run:
     galaxies: Galaxies
     record: Record
     batch: int
+    validation: Galaxies | None
     progress: Progress | None
     begun: bool = False
 
@@ -149,13 +154,7 @@ class _Run:
     def start(self) -> None:
         """The clean pass and the doubts. Nothing is written before a first shard is done."""
         self.fingerprint = self.subject.fingerprint()
-        parts = []
-        for start in range(0, len(self.galaxies), self.plan.shard):
-            rows = slice(start, start + self.plan.shard)
-            x = self.model.contract.to_input(self.galaxies.batch(rows), self.galaxies.bands)
-            parts.append(self.subject.outputs(x))
-            self._tell("clean", min(start + self.plan.shard, len(self.galaxies)), len(self.galaxies))
-        self.clean = Outputs(torch.cat([p.logits for p in parts]), torch.cat([p.latent for p in parts]))
+        self.clean = self._clean_outputs(self.galaxies)
         if self.subject.fingerprint() != self.fingerprint:
             raise InputError(
                 "the network changes itself when it is run (weights, buffers, mode or hooks)",
@@ -164,6 +163,14 @@ class _Run:
             )
         self.flags = self._flags()
         self.kept = set(_by_key(self.galaxies.ids)[: self.plan.kept_images].tolist())
+
+    def _clean_outputs(self, galaxies: Galaxies) -> Outputs:
+        parts = []
+        for start in range(0, len(galaxies), self.plan.shard):
+            x = self.model.contract.to_input(galaxies.batch(slice(start, start + self.plan.shard)), galaxies.bands)
+            parts.append(self.subject.outputs(x))
+            self._tell("clean", start + len(x), len(galaxies))
+        return Outputs(torch.cat([p.logits for p in parts]), torch.cat([p.latent for p in parts]))
 
     def step(self, step: Step) -> None:
         entry = get(step.name)
@@ -192,6 +199,10 @@ class _Run:
             self._write_run(None)
             self._write_galaxies()
             self.record.write_head(self._head())
+            if self.validation is not None and self.validation.labels is not None:
+                logits = self._clean_outputs(self.validation).logits.numpy()
+                table = {"id": self.validation.ids, "label": self.validation.labels, "logits": list(logits)}
+                self.record.write_validation(pd.DataFrame(table))
             self.begun = True
 
     def finish(self, seconds: float) -> None:
