@@ -199,12 +199,13 @@ def run(
     progress: Progress,
     validation: Galaxies | None = None,
     batch: int = 64,
+    folder: Path = Path("runs"),
 ) -> Record:
-    """Run steps on galaxies (after `limit`). Without `out` in runs/MODEL-ATTACK-PLAN: the same command resumes."""
+    """Run steps on galaxies (after `limit`). Without `out` in FOLDER/MODEL-ATTACK-PLAN: the same command resumes."""
     device = device_of(device)
     plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit)
     names = "-".join(s.name.replace(":", "-") for s in steps)
-    place = out or Path("runs") / f"{Path(model.path).stem}-{names}-{plan.digest()[:8]}"
+    place = out or folder / f"{Path(model.path).stem}-{names}-{plan.digest()[:8]}"
     _say_estimate(plan, model, galaxies, device)
     record = evaluate(
         plan, model, galaxies, place, device=device, batch=batch, validation=validation, progress=progress

@@ -62,15 +62,15 @@ def run(out: Path, *, quick: bool, device: str, progress: Progress) -> dict[str,
     for method in METHODS:
         model = load_model(out / f"{method}.pt")
         plans = (
-            ([step(name) for name in ON_ALL], test, None, "all"),
-            ([step("onepixel", options=search)], few, len(few), "onepixel"),
+            ([step(name) for name in ON_ALL], test, None),
+            ([step("onepixel", options=search)], few, len(few)),
         )
         everything[method] = [
             commands.run(
-                steps, model, galaxies, out / "runs" / f"{method}-{name}",
+                steps, model, galaxies, None, folder=out / "runs",
                 seed=0, limit=limit, device=device, validation=validation, progress=progress,
             )
-            for steps, galaxies, limit, name in plans
+            for steps, galaxies, limit in plans
         ]  # fmt: skip
 
     say("4 of 4  figures and page")
