@@ -66,9 +66,8 @@ def onepixel(
     uniformly, stop at p(true) < 0.05 or p(target) > 0.5. "default" (100 candidates, 14 generations, stop as soon as the
     predicted class is another) starts from extreme values, each band at an end of its box, and a value that leaves the
     box goes to its end rather than being drawn again, because the harm of one pixel mostly grows up to the box.
-    Chosen on a ConvNet trained on synthetic 64 x 64 galaxies (100 images, argmax): within 101, 401 and 1,501 queries it
-    flips 45, 47 and 52, against 35, 38 and 43 with uniform values and redrawing. Of 30 images it flips 14, as many as
-    the published population and generations, which spend 32,401 instead of 1,501 queries on each of the other 16.
+    On the demo's unadapted ConvNet (`benchmarks/onepixel_settings.py`, 76 clean-correct galaxies) it flips 12, 15 and
+    22 within 101, 401 and 1,501 queries, against 4, 5 and 10 with uniform values and redrawing.
 
     Parameters
     ----------
