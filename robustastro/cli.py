@@ -179,8 +179,10 @@ def attack(
 ) -> None:
     """Perturb galaxies, run the model on them, and say how far it falls."""
     from robustastro import commands
+    from robustastro.evaluate.plan import step as planned
 
-    step = commands.checked_step(attack, severity, strength, option or [])
+    # wrong names and strengths are said before anything is loaded
+    step = planned(attack, severity=severity, strength=strength, options=option or [])
     reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
     with shown() as progress:
         record = commands.attack(

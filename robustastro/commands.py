@@ -21,7 +21,7 @@ from robustastro.data.galaxies import Galaxies
 from robustastro.data.readers import read, read_again
 from robustastro.data.splits import has_split, select
 from robustastro.evaluate.engine import choose, evaluate, unseen
-from robustastro.evaluate.plan import Plan, Step, step
+from robustastro.evaluate.plan import Plan, Step
 from robustastro.metrics.intervals import proportion
 from robustastro.metrics.summary import summarise
 from robustastro.metrics.tables import estimate_text, table
@@ -154,11 +154,6 @@ def training_text(result: Mapping[str, Any]) -> str:
 
 
 # ---------------------------------------------------------------------- attack
-
-
-def checked_step(name: str, severity: int | None, strength: float | None, options: Sequence[str]) -> Step:
-    """The perturbation asked for; wrong names and strengths are said before anything is loaded."""
-    return step(name, severity=severity, strength=strength, options=options)
 
 
 def attack(

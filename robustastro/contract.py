@@ -18,8 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from perturbations.errors import InputError, unknown_name
 
-OUTPUTS = ("logits", "log_probabilities", "probabilities")
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

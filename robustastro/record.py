@@ -143,8 +143,9 @@ class Record:
     def unit(self, perturbation: str, strength: float) -> pd.DataFrame:
         """One row per galaxy, indexed by id, in the order of `galaxies`; empty where nothing is done yet.
 
-        Columns: logits (K,), latent (D,), l0 [pixels], l2, linf [input units], queries, success, rows, columns, values
-        (changed pixels of a sparse attack; values is (k x C,)).
+        Columns: logits (K,), latent (D,), l0 [pixels], l2, linf [input units]; for attacks queries, success (measured),
+        claimed (by the attack's own stop rule) and its details: rows, columns, values (changed pixels; values is
+        (k x C,)), generations.
         """
         shards = sorted(
             self._unit_folder(perturbation, strength).glob("[0-9]*.parquet")

@@ -198,6 +198,38 @@ def test_rare_classes_weigh_as_much_as_common_ones(blobs):
     assert abs(float(p.logits.softmax(dim=1)[0, 1]) - 0.5) < 0.15
 
 
+STRANGE = """
+from torch import nn
+
+class Dictionary(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.pool, self.head = nn.AdaptiveAvgPool2d(2), nn.Linear(12, classes)
+
+    def forward(self, x):
+        return {"logits": self.head(input=self.pool(x).flatten(1))}
+
+class Keyword(Dictionary):
+    def forward(self, x):
+        return super().forward(x)["logits"]
+
+class Bare(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 3, 24)
+"""
+
+
+def test_networks_of_the_users_own_train_or_say_why_not(blobs, tmp_path):
+    (tmp_path / "net.py").write_text(STRANGE)
+    arch = f"{tmp_path / 'net.py'}:"
+    recipe = Recipe(**(QUICK | {"method": "mmd", "epochs": 1}))
+    assert train(dataclasses.replace(recipe, arch=arch + "Keyword"), blobs, shallower(blobs)).record["history"]
+    with pytest.raises(InputError, match="the network returns dict"):
+        train(dataclasses.replace(recipe, arch=arch + "Dictionary"), blobs, shallower(blobs))
+    with pytest.raises(InputError, match="no Linear layer"):
+        train(dataclasses.replace(recipe, arch=arch + "Bare"), blobs, shallower(blobs))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

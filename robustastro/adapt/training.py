@@ -236,10 +236,17 @@ class _Loop:
             self.network = build(recipe.arch, self.arch_options).to(device)
             if device.type == "cpu":
                 self.network = self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            head = [m for m in self.network.modules() if isinstance(m, nn.Linear)][-1]
+            linear = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
+            if not linear:
+                raise InputError(
+                    f"{recipe.arch} has no Linear layer", "a linear head", "end the network with nn.Linear"
+                )
+            head = linear[-1]
             self.transfer = self._transfer(head.in_features)
         self.latent: list[torch.Tensor] = []
-        self.hook = head.register_forward_pre_hook(lambda _module, inputs: self.latent.append(inputs[0]))
+        self.hook = head.register_forward_pre_hook(
+            lambda _module, inputs, named: self.latent.append((*inputs, *named.values())[0]), with_kwargs=True
+        )
         self.steps = len(self.x) // recipe.batch
         parameters = [*self.network.parameters(), *(self.transfer.parameters() if self.transfer else ())]
         self.optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)

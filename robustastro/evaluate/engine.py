@@ -294,9 +294,9 @@ class _Run:
     # ------------------------------------------------------------------ what is written
 
     def _flags(self) -> list[Flag]:
-        look = slice(0, LOOK)
-        raw = self.galaxies.batch(look)[:, self.model.contract.channel_order(self.galaxies.bands)]
-        x = self.model.contract.to_input(self.galaxies.batch(look), self.galaxies.bands)
+        raw = self.galaxies.batch(slice(0, LOOK))
+        x = self.model.contract.to_input(raw, self.galaxies.bands)
+        raw = raw[:, self.model.contract.channel_order(self.galaxies.bands)]
         first = Outputs(self.clean.logits[: len(x)], self.clean.latent[: len(x)])
         flags = doubts(self.subject, raw, x, first)
         flags += [Flag(**flag) for flag in self.model.training.get("flags", ())]
@@ -309,7 +309,7 @@ class _Run:
                 flags.append(
                     Flag(
                         "training_overlap",
-                        f"{overlap} of {len(self.galaxies)} galaxies were used in training",
+                        f"{overlap} of {len(self.galaxies)} galaxies were used in training or validation",
                         "attack the test split",
                     )
                 )

@@ -6,7 +6,6 @@ import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -104,14 +103,6 @@ class Subject:
     def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self._captured = None
         y = run_network(self.network, self.contract, x)
-        classes = len(self.contract.classes)
-        if not isinstance(y, torch.Tensor) or y.shape != (len(x), classes):
-            shape = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-            raise InputError(
-                f"the network returns {shape} for {len(x)} images",
-                f"({len(x)}, {classes})",
-                "correct the contract's classes",
-            )
         if self._captured is None:
             raise InputError(f"module '{self.latent_name}' was not run", "a module of the forward pass", "use --latent")
         return self.contract.to_logits(y.float()), self._captured.float().flatten(1)
@@ -168,14 +159,14 @@ class SubjectVictim:
         return self._subject._forward(_padded(x, self._subject.chunk))[0][: len(x)]
 
 
-def run_network(network: nn.Module, contract: InputContract, x: torch.Tensor) -> Any:
-    """The network's output for input images (N, C, H, W) in [0, 1]; of a tuple, its last member.
+def run_network(network: nn.Module, contract: InputContract, x: torch.Tensor) -> torch.Tensor:
+    """The network's output (N, K) for input images (N, C, H, W) in [0, 1]; of a tuple, its last member.
 
     The network gets a copy of the images, so that one that works in place changes nothing of ours.
 
     Raises
     ------
-    InputError : the network fails on these images.
+    InputError : the network fails on these images, or does not return one logit per class.
     """
     given = contract.to_network(x)
     layout = torch.channels_last if contract.channels == "first" else torch.contiguous_format
@@ -189,7 +180,14 @@ def run_network(network: nn.Module, contract: InputContract, x: torch.Tensor) ->
             "images of the size, bands and channel order that it was made for",
             "check bands, crop, resize and channels of the contract",
         ) from problem
-    return y[-1] if isinstance(y, (tuple, list)) and len(y) else y
+    y = y[-1] if isinstance(y, (tuple, list)) and y else y
+    wanted = (len(x), len(contract.classes))
+    if not isinstance(y, torch.Tensor) or y.shape != wanted:
+        shape = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+        raise InputError(
+            f"the network returns {shape} for {len(x)} images", f"{wanted}", "correct the contract's classes"
+        )
+    return y
 
 
 def _first_line(problem: Exception) -> str:
