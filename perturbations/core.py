@@ -26,7 +26,7 @@ from perturbations.errors import BrokenPromise, InputError, unknown_name
 from perturbations.exposure import Exposure
 
 ENTRY_POINTS = "robustastro.perturbations"
-KINDS, SPACES, NORMS = ("corruption", "attack"), ("flux", "input"), ("L0", "L2", "Linf")
+KINDS, SPACES, NORMS = ("corruption", "attack"), ("flux", "stretch", "input"), ("L0", "L2", "Linf")
 ACCESS = ("none", "logits", "gradient")
 
 
@@ -60,9 +60,45 @@ class Observation:
             )
         self.exposure.check(len(self.flux))
 
-    def replace(self, flux: torch.Tensor, exposure: Exposure | None = None) -> Observation:
-        """The same sky with another flux and, if given, another exposure."""
-        return Observation(flux, exposure or self.exposure, self.mask)
+    def replace(
+        self, flux: torch.Tensor, exposure: Exposure | None = None, mask: torch.Tensor | None = None
+    ) -> Observation:
+        """The same sky with another flux and, if given, another exposure, and more pixels masked."""
+        if mask is not None and self.mask is not None:
+            mask = mask | self.mask
+        return Observation(flux, exposure or self.exposure, self.mask if mask is None else mask)
+
+
+class Stretch(Protocol):
+    """How a model turns image values into input space, with constants per band that are never fitted again."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    softening: float
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) in [0, 1]."""
+        ...
+
+    def between(
+        self, images: torch.Tensor, low: torch.Tensor, high: torch.Tensor, softening: float | None = None
+    ) -> torch.Tensor:
+        """The same curve with other constants, broadcastable to the images, and if given another softening."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Unstretched:
+    """Images as they come to the model's stretch: flux, or display values where there are no units.
+
+    Parameters
+    ----------
+    images : (N, C, H, W) float32, the bands and the part of the image that the network sees.
+    stretch : the model's own.
+    """
+
+    images: torch.Tensor
+    stretch: Stretch
 
 
 @runtime_checkable
@@ -112,7 +148,8 @@ class Perturbation:
     ----------
     name, family : the function's name, and the folder it lies in.
     kind : "corruption" (nature or a pipeline) or "attack" (chosen to make the network err).
-    space : "flux" (an Observation) or "input" (what the network sees, in [0, 1]).
+    space : "flux" (an Observation), "stretch" (how values become input, for images with and without units) or "input"
+        (what the network sees, in [0, 1]).
     parameter, unit : what the strength is, and its unit ("1" where it has none).
     ladder : one to five strengths from mild to severe; the severity is the rung, 1 to 5.
     identity : the strength that returns the input bit for bit, or None with `no_identity` saying why.
@@ -124,13 +161,14 @@ class Perturbation:
     function : the function itself.
     scope, replay : "galaxy", unless it is fitted on a set, or repeats only for the same batches.
     settle : fills options that follow from others into the resolved ones; None where there are none.
+    harm : what grows from rung to rung, (clean, perturbed) -> (N,), both (N, C, H, W); None: the RMS change.
     most_queries : for an attack, the most forward passes per image, from its resolved options; None if not known.
     """
 
     name: str
     family: str
     kind: Literal["corruption", "attack"]
-    space: Literal["flux", "input"]
+    space: Literal["flux", "stretch", "input"]
     parameter: str
     unit: str
     ladder: tuple[float, ...]
@@ -146,6 +184,7 @@ class Perturbation:
     replay: Literal["galaxy", "batch"] = "galaxy"
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     most_queries: Callable[[Mapping[str, Any]], int] | None = None
+    harm: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -200,10 +239,15 @@ class Perturbation:
 
         Parameters
         ----------
-        sky : Observation (flux space) or images (N, C, H, W) float32 in [0, 1] (input space). Not modified.
+        sky : Observation (flux space), Unstretched (stretch space) or images (N, C, H, W) float32 in [0, 1] (input
+            space). Not modified.
         strength : in the perturbation's unit.
         draws : one galaxy id per image. To apply the same perturbation again, pass draws of another scope: the same
             draws would repeat the same noise.
+
+        Returns
+        -------
+        An Observation in flux space, else images in input space.
 
         Raises
         ------
@@ -212,21 +256,22 @@ class Perturbation:
         """
         if self.kind != "corruption":
             raise InputError(f"'{self.name}' is an attack", "a corruption", f"call run_attack with '{self.name}'")
-        if (self.space == "flux") != isinstance(sky, Observation):
-            raise (
-                refusal(self)
-                if self.space == "flux"
-                else InputError(
-                    f"'{self.name}' given an Observation", "images in [0, 1]", "apply the model's stretch first"
-                )
+        if self.space == "flux" and not isinstance(sky, Observation):
+            raise refusal(self)
+        given = {"flux": Observation, "stretch": Unstretched, "input": torch.Tensor}[self.space]
+        if not isinstance(sky, given):
+            raise InputError(
+                f"'{self.name}' given a {type(sky).__name__}",
+                "Unstretched images" if self.space == "stretch" else "images in [0, 1]",
+                "wrap them with the model's stretch" if self.space == "stretch" else "apply the model's stretch first",
             )
-        before = sky.flux if isinstance(sky, Observation) else sky
+        before = _pixels(sky)
         kept = before.clone()
         result = self.function(sky, float(strength), self._draws(draws, len(before)), **self.resolve(options))
         _same_bits(self, before, kept, "its input")
-        after = result.flux if isinstance(result, Observation) else result
-        _well_formed(self, kept, after)
-        if self.space == "input" and not bool(((after >= 0) & (after <= 1)).all()):
+        after = _pixels(result)
+        low, high = _well_formed(self, kept, after)
+        if self.space != "flux" and not (low >= 0.0 and high <= 1.0):
             raise BrokenPromise(f"{self.name} returned values outside [0, 1]")
         return result
 
@@ -292,7 +337,7 @@ def refusal(perturbation: Perturbation) -> InputError:
 
 def corruption(
     *,
-    space: Literal["flux", "input"],
+    space: Literal["flux", "stretch", "input"],
     parameter: str,
     unit: str,
     ladder: tuple[float, ...],
@@ -300,11 +345,12 @@ def corruption(
     source: str,
     version: int,
     no_identity: str = "",
+    harm: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ):
     """Register `fn(sky, strength, draws, **options)` in the catalogue; see `Perturbation` for the words."""
     return _register(
         kind="corruption", space=space, parameter=parameter, unit=unit, ladder=ladder, identity=identity, source=source,
-        version=version, norm=None, access="none", no_identity=no_identity,
+        version=version, norm=None, access="none", no_identity=no_identity, harm=harm,
     )  # fmt: skip
 
 
@@ -423,10 +469,19 @@ def _same_bits(p: Perturbation, now: torch.Tensor, before: torch.Tensor, what: s
         raise BrokenPromise(f"{p.name} modified {what}")
 
 
-def _well_formed(p: Perturbation, before: torch.Tensor, after: torch.Tensor) -> None:
+def _pixels(sky: Any) -> torch.Tensor:
+    return sky.flux if isinstance(sky, Observation) else sky.images if isinstance(sky, Unstretched) else sky
+
+
+def _well_formed(p: Perturbation, before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
+    """The smallest and the largest value returned; of no image, 0 and 0."""
     if after.shape != before.shape or after.dtype != before.dtype or after.device != before.device:
         raise BrokenPromise(
             f"{p.name} returned {tuple(after.shape)} {after.dtype} for {tuple(before.shape)} {before.dtype}"
         )
-    if not bool(torch.isfinite(after).all()):
+    if after.numel() == 0:
+        return 0.0, 0.0
+    low, high = (float(value) for value in torch.aminmax(after))  # a value that is not a number passes through both
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise BrokenPromise(f"{p.name} returned values that are not finite")
+    return low, high

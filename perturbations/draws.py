@@ -1,8 +1,7 @@
 """Random numbers that belong to a galaxy: same galaxy, same draw, whatever the batch, order or subset.
 
 A draw is a function of (purpose, seed, stream, stream version, galaxy id, index) and of nothing else. The generator is
-Philox4x32-10 (Salmon et al. 2011, SC'11, "Parallel random numbers: as easy as 1, 2, 3"), written in torch integer
-arithmetic so that integers and uniforms are the same to the bit on CPU and GPU.
+Philox4x32-10, in integer arithmetic, so that integers and uniforms are the same to the bit on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ import numpy as np
 import torch
 
 from perturbations.errors import InputError
+from perturbations.philox import MASK, box_muller, philox
 
 PURPOSES = ("simulate", "train", "perturb", "attack")
-MASK = 0xFFFFFFFF
-BLOCK = 1 << 16  # counters worked on together: the few buffers of that size stay in the cache
 SMALL_RATE = 64.0  # Poisson: summed term by term below, expanded around the normal above
 
 
@@ -61,23 +59,32 @@ class Draws:
 
     def take(self, which: Sequence[int] | np.ndarray | torch.Tensor) -> Draws:
         """The draws of a subset of the batch, given by position."""
-        return Draws([self.ids[int(i)] for i in which], self.seed, self.purpose, self.scope, self.version, self.device)
+        ids = [self.ids[int(i)] for i in which]
+        return type(self)(ids, self.seed, self.purpose, self.scope, self.version, self.device)
 
     def scoped(self, scope: str, version: int) -> Draws:
         """The same galaxies and seed for another drawer."""
-        return Draws(self.ids, self.seed, self.purpose, scope, version, self.device)
+        return type(self)(self.ids, self.seed, self.purpose, scope, version, self.device)
+
+    def within(self, part: str) -> Draws:
+        """The same for a part of this drawer: streams of the same name there are others."""
+        return self.scoped(f"{self.scope}/{part}".lstrip("/"), self.version)
 
     def words(self, stream: str, count: int) -> torch.Tensor:
         """Raw 32-bit words, int64 (N, count), each in [0, 2^32)."""
+        return self._bits(stream, count).to(torch.int64) & MASK
+
+    def _bits(self, stream: str, count: int) -> torch.Tensor:
+        """Raw 32-bit words as the bits of int32, (N, count)."""
         key = hashlib.blake2b(
             repr((self.purpose, self.seed, self.scope, self.version, stream)).encode(), digest_size=8
         ).digest()
-        return _philox(self._words.to(self.device), key, count)
+        return philox(self._words.to(self.device), key, count)
 
     def uniform(self, stream: str, shape: Sequence[int] = ()) -> torch.Tensor:
         """Uniform in [0, 1) on a grid of 2^-24, float32 (N, *shape)."""
-        bits = self.words(stream, math.prod(shape)) >> 8
-        return (bits.to(torch.float32) * 2.0**-24).reshape(len(self), *shape)
+        bits = (self._bits(stream, math.prod(shape)) >> 8) & 0xFFFFFF
+        return bits.to(torch.float32).mul_(2.0**-24).reshape(len(self), *shape)
 
     def integers(self, stream: str, high: int, shape: Sequence[int] = ()) -> torch.Tensor:
         """Integers in [0, high), int64 (N, *shape); 1 <= high < 2^31. Bias below high / 2^32."""
@@ -88,16 +95,8 @@ class Draws:
     def normal(self, stream: str, shape: Sequence[int] = ()) -> torch.Tensor:
         """Standard normal, float32 (N, *shape), by Box & Muller (1958) in double precision; largest value 6.66."""
         count = math.prod(shape)
-        flat = self.words(stream, count + count % 2).reshape(-1)
-        normal = torch.empty(flat.shape, dtype=torch.float32, device=flat.device)
-        for start in range(0, flat.numel(), BLOCK):  # in blocks that stay in the cache
-            pair = flat[start : start + BLOCK].reshape(-1, 2).double()
-            radius = ((pair[:, 0] + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
-            angle = pair[:, 1] * (2.0 * math.pi * 2.0**-32)
-            normal[start : start + BLOCK].view(-1, 2).copy_(
-                torch.stack((radius * angle.cos(), radius * angle.sin()), dim=1)
-            )
-        return normal.reshape(len(self), count + count % 2)[:, :count].reshape(len(self), *shape)
+        normal = box_muller(self._bits(stream, count + count % 2))
+        return normal[:, :count].reshape(len(self), *shape)
 
     def poisson(self, stream: str, rate: torch.Tensor) -> torch.Tensor:
         """Poisson counts, float64, for rates (N, ...) >= 0.
@@ -123,34 +122,6 @@ def _id_words(ids: Sequence[str]) -> torch.Tensor:
     """A 64-bit hash of each id as two 32-bit words, int64 (N, 2)."""
     digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
     return torch.from_numpy(np.frombuffer(digests, dtype="<u4").astype(np.int64).reshape(-1, 2))
-
-
-def _philox(words: torch.Tensor, key: bytes, count: int) -> torch.Tensor:
-    """`count` 32-bit words for each row of `words` (N, 2): counter (index, 0, word 0, word 1), a key for the stream."""
-    key0, key1 = int.from_bytes(key[:4], "little"), int.from_bytes(key[4:], "little")
-    rows, blocks = words.shape[0], -(-count // 4)
-    out = torch.empty((rows, blocks, 4), dtype=torch.int64, device=words.device)
-    flat = out.view(-1, 4)
-    for start in range(0, rows * blocks, BLOCK):
-        position = torch.arange(start, min(start + BLOCK, rows * blocks), device=words.device)
-        row = position // max(blocks, 1)
-        counter = (position - row * blocks, torch.zeros_like(position), words[row, 0], words[row, 1])
-        flat[start : start + BLOCK] = torch.stack(philox_rounds(counter, key0, key1), dim=1)
-    return out.reshape(rows, blocks * 4)[:, :count]
-
-
-def philox_rounds(
-    counter: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], key0: int, key1: int
-) -> tuple[torch.Tensor, ...]:
-    """Philox4x32-10 of four 32-bit counter words (int64 tensors) and two 32-bit key words."""
-    c0, c1, c2, c3 = counter
-    for _ in range(10):
-        low, high = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # wraps modulo 2^64; the masked halves are exact
-        c0 = ((high >> 32) & MASK).bitwise_xor_(c1).bitwise_xor_(key0)
-        c2 = ((low >> 32) & MASK).bitwise_xor_(c3).bitwise_xor_(key1)
-        c1, c3 = high.bitwise_and_(MASK), low.bitwise_and_(MASK)
-        key0, key1 = (key0 + 0x9E3779B9) & MASK, (key1 + 0xBB67AE85) & MASK
-    return c0, c1, c2, c3
 
 
 def _summed_poisson(uniform: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from perturbations.errors import InputError, unknown_name
 # note SMTN-002, "Calculating LSST limiting magnitudes and SNR"); a full well of about 100,000 e-.
 VISITS = {"LSST": {"seconds": 30.0, "read_noise": 8.8, "full_well": 100_000.0}}
 PER_BAND = ("fraction", "sky", "visits", "read_noise", "full_well", "gain", "psf_fwhm", "zeropoint")
-PSF_SHAPES = ("kolmogorov", "moffat")
+PSF_SHAPES = ("kolmogorov", "moffat", "gaussian")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Exposure:
     gain : electrons per ADU.
     psf_fwhm : full width at half maximum of the point-spread function [arcsec].
     zeropoint : AB magnitude of a source that gives one electron in the reference exposure [mag].
-    psf_shape : "kolmogorov" or "moffat" (beta = `moffat_beta`).
+    psf_shape : "kolmogorov", "moffat" (beta = `moffat_beta`) or "gaussian".
     survey : where the numbers come from, for people.
 
     Raises
@@ -181,6 +181,21 @@ class Exposure:
     def replace(self, **changes: Any) -> Exposure:
         """This exposure with some of its numbers changed."""
         return dataclasses.replace(self, **changes)
+
+    def rescaled(self, factor: torch.Tensor | float) -> Exposure:
+        """The exposure of the same image with its flux multiplied by `factor`, a number per band or (galaxies, bands).
+
+        The unit of flux changes and nothing else: `variance` of the multiplied flux is factor^2 times the former one.
+        """
+        factor = torch.as_tensor(factor, dtype=torch.float64)
+        return self.replace(
+            sky=self.sky * factor,
+            fraction=self.fraction / factor,
+            read_noise=self.read_noise * factor.sqrt(),
+            full_well=self.full_well * factor,
+            gain=self.gain * factor,
+            zeropoint=self.zeropoint + 2.5 * torch.log10(factor),
+        )
 
     def check(self, galaxies: int) -> None:
         """Refuse numbers per galaxy that are not of so many galaxies."""

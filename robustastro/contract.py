@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,10 +48,17 @@ class Stretch(_Part):
         low, high = (
             torch.tensor(v, dtype=images.dtype, device=images.device)[:, None, None] for v in (self.low, self.high)
         )
+        return self.between(images, low, high)
+
+    def between(
+        self, images: torch.Tensor, low: torch.Tensor, high: torch.Tensor, softening: float | None = None
+    ) -> torch.Tensor:
+        """The same curve with other constants, broadcastable to the images."""
         clipped = torch.maximum(torch.minimum(images, high), low)
         if self.kind == "linear":
             return ((clipped - low) / (high - low)).clamp_(0.0, 1.0)
-        return ((torch.asinh(self.softening * clipped / high) + 1.0) / 2.0).clamp_(0.0, 1.0)
+        factor = self.softening if softening is None else softening
+        return ((torch.asinh(factor * clipped / high) + 1.0) / 2.0).clamp_(0.0, 1.0)
 
 
 class InputContract(_Part):
@@ -142,8 +149,17 @@ class InputContract(_Part):
         lines += [f"{name} = {_toml(value)}" for name, value in stretch.items()]
         return "\n".join(lines) + "\n"
 
-    def to_input(self, images: torch.Tensor, bands: Sequence[str]) -> torch.Tensor:
+    def to_input(
+        self,
+        images: torch.Tensor,
+        bands: Sequence[str],
+        stretch: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """Images (N, C, H, W) float32 with the named bands, as input (N, C', H', W') float32 in [0, 1].
+
+        Parameters
+        ----------
+        stretch : used in place of the model's own.
 
         Raises
         ------
@@ -159,7 +175,7 @@ class InputContract(_Part):
                 )
             top, left = (height - self.crop) // 2, (width - self.crop) // 2
             images = images[..., top : top + self.crop, left : left + self.crop]
-        x = self.stretch(images)
+        x = (stretch or self.stretch)(images)
         if self.resize is not None and x.shape[-2:] != (self.resize, self.resize):
             side = (self.resize, self.resize)
             x = torch.nn.functional.interpolate(x, side, mode="bilinear", antialias=True).clamp_(0.0, 1.0)

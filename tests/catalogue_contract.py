@@ -9,12 +9,14 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from perturbations.core import Observation, Perturbation, distance
+from perturbations.core import Observation, Perturbation, Unstretched, distance
 from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise
 from perturbations.exposure import Exposure
+from robustastro.contract import Stretch
 
-CLASSES, SIZE, REPEATS = 3, 20, 16
+CLASSES, SIZE, REPEATS = 3, 32, 16
+STRETCH = Stretch(kind="linear", low=(-3e3,) * 3, high=(4.7e4,) * 3)
 
 
 class LinearVictim:
@@ -36,28 +38,27 @@ class LinearVictim:
 
 
 def galaxies(n: int = 6) -> Observation:
-    """A few bright blobs with LSST noise."""
+    """A few bright, elongated galaxies with LSST noise, off the centre and none of them alike."""
     exposure = Exposure.from_survey("LSST", bands="gri")
-    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
-    shape = torch.from_numpy(np.exp(-0.5 * (x**2 + y**2) / 9.0)).float()
+    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    angle = np.linspace(0.0, np.pi, n, endpoint=False)[:, None, None]
+    along = (x - 1.0) * np.cos(angle) + (y + 2.0) * np.sin(angle)
+    across = (y + 2.0) * np.cos(angle) - (x - 1.0) * np.sin(angle)
+    shape = torch.from_numpy(np.exp(-np.hypot(along / 4.0, across / 2.0))).float()
     light = (
-        shape[None, None]
-        * torch.linspace(5e3, 3e4, n)[:, None, None, None]
-        * torch.tensor([0.5, 1.0, 1.3])[:, None, None]
+        shape[:, None] * torch.linspace(5e3, 3e4, n)[:, None, None, None] * torch.tensor([0.5, 1.0, 1.3])[:, None, None]
     )
     noise = Draws([f"g{k}" for k in range(n)], 0, "simulate").normal("noise", (3, SIZE, SIZE))
     return Observation(light + noise * exposure.variance(light).sqrt(), exposure)
-
-
-def stretch(flux: torch.Tensor) -> torch.Tensor:
-    return ((flux + 3e3) / 5e4).clamp(0.0, 1.0)
 
 
 def apply(p: Perturbation, sky: Observation, strength: float, draws: Draws) -> torch.Tensor:
     """The perturbed images, through the call that measures promises."""
     if p.space == "flux":
         return p(sky, strength, draws).flux
-    x = stretch(sky.flux)
+    if p.space == "stretch":
+        return p(Unstretched(sky.flux, STRETCH), strength, draws)
+    x = STRETCH(sky.flux)
     if p.kind == "corruption":
         return p(x, strength, draws)
     victim = LinearVictim(x)
@@ -70,7 +71,7 @@ def quick(p: Perturbation) -> Mapping[str, int]:
 
 
 def before(p: Perturbation, sky: Observation) -> torch.Tensor:
-    return sky.flux if p.space == "flux" else stretch(sky.flux)
+    return sky.flux if p.space == "flux" else STRETCH(sky.flux)
 
 
 def draws_of(sky: Observation, which=None, seed: int = 0) -> Draws:
@@ -134,17 +135,22 @@ def _independent(p: Perturbation, sky: Observation) -> str | None:
 
 
 def _ordered(p: Perturbation, sky: Observation) -> str | None:
-    """Rungs go from mild to severe in root mean square change over galaxies and draws."""
+    """Rungs go from mild to severe in harm over galaxies and draws."""
+    harm = p.harm or _rms
     change = [
         np.mean(
             [
-                float((apply(p, sky, s, draws_of(sky, seed=seed)) - before(p, sky)).square().mean().sqrt())
+                float(harm(before(p, sky), apply(p, sky, s, draws_of(sky, seed=seed))).mean())
                 for seed in range(REPEATS if p.kind == "corruption" else 1)
             ]
         )
         for s in p.ladder
     ]
     return None if list(change) == sorted(change) and change[0] > 0 else f"its rungs are not in order of harm: {change}"
+
+
+def _rms(clean: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
+    return (perturbed - clean).square().flatten(1).mean(dim=1).sqrt()
 
 
 def mutant(p: Perturbation, function) -> Perturbation:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from perturbations.draws import MASK, Draws, _expanded_poisson, philox_rounds
+from perturbations.draws import Draws, _expanded_poisson
 from perturbations.errors import InputError
+from perturbations.philox import BLOCK, MASK, box_muller, box_muller_torch, philox, philox_rounds, philox_torch
 
 IDS = [f"galaxy {k}" for k in range(40)]
 
@@ -26,6 +27,16 @@ KNOWN = (
 def test_generator_gives_the_published_answers(counter, key, answer):
     words = philox_rounds(tuple(torch.tensor([c]) for c in counter), *key)
     assert tuple(int(w) for w in words) == answer
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, BLOCK // 20 + 3])
+def test_the_compiled_generator_is_the_torch_one(count):
+    words = torch.tensor([[0, 0], [MASK, MASK], [1, 2**31], *[[k, MASK - k] for k in range(37)]])
+    bits = philox(words, b"\xff\xff\xff\xff12345"[:8], count)
+    assert torch.equal(bits, philox_torch(words, b"\xff\xff\xff\xff12345"[:8], -(-count // 4))[:, :count])
+    even = bits[:, : count - count % 2].contiguous()
+    ours, theirs = box_muller(even), box_muller_torch(even)
+    assert torch.equal(ours, theirs) or float(((ours - theirs).abs() / theirs.abs()).max()) < 2.0**-22  # 2 ulp
 
 
 def every_kind(draws: Draws) -> list[torch.Tensor]:

@@ -1,16 +1,15 @@
-"""The laws of the flux perturbations: the noise law over all of them, then what each does to the light."""
+"""The laws of depth, sky and seeing: what each does to the light. The noise law is in test_noise_law.py."""
 
 import galsim
 import numpy as np
 import pytest
 import torch
 
-from perturbations.core import Observation, catalogue, get
+from perturbations.core import Observation, get
 from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
 
-FLUX = [name for name, p in catalogue().items() if p.space == "flux" and p.kind == "corruption"]
 N, SIZE = 48, 40
 
 
@@ -26,27 +25,6 @@ def blank_sky(e: Exposure, seed: int = 0) -> Observation:
 
 def draws(n: int = N) -> Draws:
     return Draws([f"sky {k}" for k in range(n)], 0)
-
-
-@pytest.mark.parametrize("shape", ["kolmogorov", "moffat"])
-@pytest.mark.parametrize("name", FLUX)
-def test_blank_sky_has_the_noise_of_a_fresh_exposure(name, shape):
-    """Variance, at the border too, and independence of neighbours; after one change and after two."""
-    p = get(name)
-    for strength in (p.ladder[0], p.ladder[-1]):
-        once = p(blank_sky(exposure(psf_shape=shape)), strength, draws())
-        twice = get("depth")(once, 0.5, draws().scoped("again", 1))
-        for sky in (once, twice):
-            expected = sky.exposure.variance(torch.zeros_like(sky.flux))[0, :, 0, 0].double()
-            flux = sky.flux.double()
-            tolerance = 5.0 * (2.0 / (N * SIZE * SIZE)) ** 0.5
-            assert torch.allclose(flux.var(dim=(0, 2, 3)) / expected, torch.ones(3).double(), atol=tolerance)
-            border = torch.cat([flux[:, :, 0], flux[:, :, -1], flux[..., 0], flux[..., -1]], dim=2)
-            edge_tolerance = 5.0 * (2.0 / (N * 4 * SIZE)) ** 0.5
-            assert torch.allclose(border.var(dim=(0, 2)) / expected, torch.ones(3).double(), atol=edge_tolerance)
-            for a, b in ((flux[..., 1:], flux[..., :-1]), (flux[:, :, 1:], flux[:, :, :-1])):
-                correlation = (a * b).mean(dim=(0, 2, 3)) / expected
-                assert float(correlation.abs().max()) < 5.0 / (N * SIZE * SIZE) ** 0.5
 
 
 def test_noise_that_is_not_put_back_fails_the_law():

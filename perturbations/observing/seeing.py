@@ -1,15 +1,9 @@
 """A broader point-spread function: worse seeing."""
 
-import math
-
-import torch
-
 from perturbations.core import Observation, corruption
 from perturbations.draws import Draws
 from perturbations.errors import InputError
-from perturbations.psf import broadening, frequencies, padded_size
-
-MARGIN = 5.0  # arcsec of blank sky around the stamp; of neither strength nor batch, which must not move the draws
+from perturbations.psf import broadened
 
 
 @corruption(
@@ -46,23 +40,6 @@ def seeing(sky: Observation, extra: float, draws: Draws) -> Observation:
     """
     if not 0.0 <= extra < float("inf"):
         raise InputError(f"seeing: extra = {extra:g} arcsec", "extra >= 0", "an image cannot be sharpened by seeing")
-    exposure = sky.exposure
     if extra == 0.0:
         return sky.replace(sky.flux.clone())
-    _, bands, height, width = sky.flux.shape
-    fwhm = (exposure.psf_fwhm**2 + extra**2).sqrt()
-    margin = min(math.ceil(MARGIN / exposure.pixel_scale), max(height, width))
-    rows, columns = padded_size(height, margin), padded_size(width, margin)
-    kernel = broadening(exposure, fwhm, frequencies(rows, columns, exposure.pixel_scale, sky.flux))
-
-    blank = exposure.variance(torch.zeros_like(sky.flux[:, :, :1, :1])).sqrt()
-    field = draws.normal("surroundings", (bands, rows, columns)) * blank
-    field[:, :, :height, :width] = sky.flux
-    light = _filtered(field, kernel)[:, :, :height, :width]
-    missing = _filtered(draws.normal("noise", (bands, rows, columns)), (1.0 - kernel**2).clamp_min(0.0).sqrt())
-    noise = missing[:, :, :height, :width] * exposure.variance(light).sqrt()
-    return sky.replace(light + noise, exposure.replace(psf_fwhm=fwhm))
-
-
-def _filtered(field: torch.Tensor, transfer: torch.Tensor) -> torch.Tensor:
-    return torch.fft.irfft2(torch.fft.rfft2(field) * transfer.to(field.dtype), s=field.shape[-2:])
+    return broadened(sky, (sky.exposure.psf_fwhm**2 + extra**2).sqrt(), draws)

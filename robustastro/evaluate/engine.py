@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow
 import torch
 
-from perturbations.core import Perturbation, distance, get, refusal
+from perturbations.core import Observation, Perturbation, Unstretched, distance, get, refusal
 from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 from robustastro.data.galaxies import Galaxies
@@ -258,13 +258,14 @@ class _Run:
         contract, bands = self.model.contract, self.galaxies.bands
         ids = [self.galaxies.ids[i] for i in which]
         purpose = "attack" if entry.kind == "attack" else "perturb"
-        draws = Draws(ids, self.plan.seed, purpose, device=self.subject.device if entry.kind == "attack" else "cpu")
+        device = self.subject.device
+        draws = Draws(ids, self.plan.seed, purpose, device=device)
         raw = self.galaxies.batch(which)
         x = contract.to_input(raw, bands)
         if entry.kind == "attack":
-            images = x.to(self.subject.device)
+            images = x.to(device)
             victim = self.subject.victim(images)
-            labels = self._targets(which).to(self.subject.device)
+            labels = self._targets(which).to(device)
             result = entry.run_attack(images, labels, victim, strength, draws, **step.options)
             columns: dict[str, Any] = {"queries": result.queries.cpu().numpy(), "success": result.success.cpu().numpy()}
             for name, values in result.details.items():
@@ -273,9 +274,16 @@ class _Run:
                 )
             return x, result.images, columns
         if entry.space == "flux":
-            changed = entry(self.galaxies.observation(which), strength, draws, **step.options)
-            return x, contract.to_input(changed.flux, bands), {}
-        return x, entry(x, strength, draws, **step.options), {}
+            sky = self.galaxies.observation(which)
+            changed = entry(Observation(sky.flux.to(device), sky.exposure), strength, draws, **step.options)
+            return x, contract.to_input(changed.flux.cpu(), bands), {}
+        if entry.space == "stretch":
+
+            def stretched(values: torch.Tensor) -> torch.Tensor:
+                return entry(Unstretched(values, contract.stretch), strength, draws, **step.options)
+
+            return x, contract.to_input(raw.to(device), bands, stretched).cpu(), {}
+        return x, entry(x.to(device), strength, draws, **step.options).cpu(), {}
 
     def _targets(self, which: np.ndarray) -> torch.Tensor:
         """The labels an attack starts from: the true ones, or the model's own where there are none."""

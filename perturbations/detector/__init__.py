@@ -1,0 +1,1 @@
+"""What detectors do to an image, visit by visit."""

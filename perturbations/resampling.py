@@ -1,0 +1,40 @@
+"""Images on a shifted grid, by the Fourier shift theorem: white noise stays white, and flux stays.
+
+For images that need no units. What lies beyond the border is the image mirrored.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from perturbations.psf import padded_size
+
+MARGIN = 16  # pixels of mirrored image around the stamp
+
+
+def shifted(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Images moved by a fraction of a pixel, or more.
+
+    Parameters
+    ----------
+    x : (N, C, H, W) float32. Not modified.
+    rows, columns : how far down and to the right [pixels], (N, C) or broadcastable to it, |shift| <= 16.
+
+    Returns
+    -------
+    (N, C, H, W) float32. Interpolation by the whole sinc: values may leave the range of `x` near sharp edges.
+    """
+    _, _, height, width = x.shape
+    edge = min(MARGIN, height - 1, width - 1)
+    size = (padded_size(height + 2 * edge, 0), padded_size(width + 2 * edge, 0))
+    beyond = (min(size[0] - height - edge, height - 1), min(size[1] - width - edge, width - 1))
+    field = torch.nn.functional.pad(x, (edge, beyond[1], edge, beyond[0]), mode="reflect")
+    size = (field.shape[-2], field.shape[-1])
+    y = 2.0 * math.pi * torch.fft.fftfreq(size[0], dtype=torch.float64, device=x.device)[:, None]
+    k = 2.0 * math.pi * torch.fft.rfftfreq(size[1], dtype=torch.float64, device=x.device)[None, :]
+    down, right = (s.to(x.device, torch.float64).expand(len(x), x.shape[1])[..., None, None] for s in (rows, columns))
+    phase = torch.polar(torch.ones((), dtype=torch.float64, device=x.device), -(y * down + k * right))
+    moved = torch.fft.irfft2(torch.fft.rfft2(field) * phase.to(torch.complex64), s=size)
+    return moved[:, :, edge : edge + height, edge : edge + width].contiguous()
