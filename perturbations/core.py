@@ -208,7 +208,8 @@ class Perturbation:
             "version",
         ]
         return {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in names} | {
-            "options": dict(self.options)
+            "options": dict(self.options),
+            "description": (inspect.getdoc(self.function) or "").partition("\n")[0],
         }
 
     def severity(self, strength: float) -> int | None:

@@ -52,14 +52,56 @@ def _root(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="perturbations, models, surveys, methods or figures.")],
+    what: Annotated[str, typer.Argument(help="perturbations, suites, models, surveys, methods or figures.")],
     as_json: Json = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Perturbations as a page: docs/perturbations.md.")
+    ] = False,
 ) -> None:
-    """List what there is: perturbations, models, surveys, methods, figures."""
+    """List what there is: perturbations, suites, models, surveys, methods, figures."""
     from robustastro import listing
 
     rows = listing.rows(what)
+    if markdown and what != "perturbations":
+        raise InputError(
+            f"list {what} --markdown", "list perturbations --markdown", "leave --markdown out, or take --json"
+        )
+    if markdown:
+        print(listing.page(rows), end="")
+        return
     print(json.dumps(rows, indent=1) if as_json else listing.text(what, rows))
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Argument(help="See robustastro list perturbations.")] = None,
+    data: DataFile = None,
+    every: Annotated[bool, typer.Option("--all", help="Every corruption, into the directory --out.")] = False,
+    option: Options = None,
+    galaxies: Annotated[int, typer.Option(help="Galaxies to draw: the first of each class in turn.")] = 1,
+    exposure: ExposureFile = None,
+    label_column: LabelColumn = "label",
+    masked: Masked = None,
+    bands: Bands = None,
+    seed: Annotated[int, typer.Option(help="Evaluation seed.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Figure to write (.png, .pdf); default: NAME.png.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Facts of a perturbation, and a strip of images: clean, each rung, and the difference."""
+    from robustastro import showing
+
+    if (name is None) != every:
+        raise InputError(
+            f"show {name or 'nothing'}{' --all' if every else ''}", "one name, or --all", "name a perturbation"
+        )
+    reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
+    with shown() as progress:
+        if every or name is None:
+            made = showing.every(data, reading, galaxies, seed, out or Path("reports/catalogue"), progress)
+            print(json.dumps({"schema": 1, "figures": [str(path) for path in made]}) if as_json else made[-1])
+            return
+        result = showing.one(name, option or [], data, reading, galaxies, seed, out or Path(f"{name}.png"), progress)
+    print(json.dumps(result, indent=1) if as_json else showing.text(result))
 
 
 @app.command()
@@ -186,12 +228,48 @@ def attack(
     reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
     with shown() as progress:
         record = commands.attack(
-            step, model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit, batch=batch_size,
+            [step], model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit, batch=batch_size,
             device=device, seed=seed, out=out, progress=progress,
         )  # fmt: skip
     for path in commands.draw(record):
         say(f"figure {path}")
     result = commands.attack_result(record)
+    print(json.dumps(result, indent=1) if as_json else commands.attack_text(record, result))
+
+
+@app.command()
+def evaluate(
+    model: ModelFile,
+    suite: Annotated[str, typer.Option(help="See robustastro list suites, or a file ending in .toml.")],
+    data: DataFile = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many galaxies, chosen by key.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Galaxies at a time: memory and speed, never the numbers.")] = 64,
+    arch: Arch = None,
+    contract: Contract = None,
+    latent: Annotated[str | None, typer.Option(help="Module whose input is the latent vector.")] = None,
+    exposure: ExposureFile = None,
+    label_column: LabelColumn = "label",
+    masked: Masked = None,
+    bands: Bands = None,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Evaluation seed.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run directory; resumed if it holds the same run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run every perturbation of a suite: a table, and accuracy as one heat map."""
+    from robustastro import commands, suites
+
+    chosen = suites.load(suite)
+    steps = chosen.steps()
+    reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
+    with shown() as progress:
+        record = commands.attack(
+            steps, model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit, batch=batch_size,
+            device=device, seed=seed, out=out, progress=progress, suite=chosen,
+        )  # fmt: skip
+    for path in commands.draw(record, ("heatmap",)):
+        say(f"figure {path}")
+    result = commands.suite_result(record, chosen.name)
     print(json.dumps(result, indent=1) if as_json else commands.attack_text(record, result))
 
 

@@ -29,8 +29,10 @@ from robustastro.models.bundles import Model, load_model
 from robustastro.models.subject import Subject
 from robustastro.progress import Progress, say
 from robustastro.record import Record, refuse_place, write_whole
+from robustastro.suites import Suite
 
 PATIENCE = 600.0  # seconds above which a --limit is suggested
+KEPT, KEPT_OF_MANY, MANY = 16, 3, 5  # galaxies whose images are kept, of one perturbation and of more than five
 
 Reading = Mapping[str, Any]
 
@@ -157,7 +159,7 @@ def training_text(result: Mapping[str, Any]) -> str:
 
 
 def attack(
-    wanted: Step,
+    steps: Sequence[Step],
     model_path: Path,
     data: str | None,
     reading: Reading,
@@ -171,15 +173,29 @@ def attack(
     seed: int,
     out: Path | None,
     progress: Progress,
+    suite: Suite | None = None,
 ) -> Record:
-    """Load, plan, say how long it will take, and run."""
+    """Load, plan, say how long it will take, and run the steps of an attack or of a suite."""
     model = load_model(model_path, arch, contract, latent)
     test, validation = test_data(model, data, reading, progress)
     galaxies = choose(test.with_classes(model.contract.classes), limit)
+    if suite and galaxies.exposure is None:
+        _refuse_units(suite, steps)
     return run(
-        [wanted], model, galaxies, out,
+        steps, model, galaxies, out, called=suite.name if suite else None,
         seed=seed, limit=limit, batch=batch, device=device, validation=validation, progress=progress,
     )  # fmt: skip
+
+
+def _refuse_units(suite: Suite, steps: Sequence[Step]) -> None:
+    flux = [s.name for s in steps if get(s.name).space == "flux"]
+    if flux:
+        raise InputError(
+            f"suite {suite.name}: {len(flux)} of its {len(steps)} perturbations ({', '.join(flux[:3])} ...) act on "
+            "electrons, and these images have no Exposure",
+            "images in flux units with bands, pixel scale and sky level",
+            "declare them with --exposure FILE.toml, or take --suite images",
+        )
 
 
 def run(
@@ -195,12 +211,14 @@ def run(
     validation: Galaxies | None = None,
     batch: int = 64,
     folder: Path = Path("runs"),
+    called: str | None = None,
 ) -> Record:
-    """Run steps on galaxies (after `limit`). Without `out` in FOLDER/MODEL-ATTACK-PLAN: the same command resumes."""
+    """Run steps on galaxies (after `limit`). Without `out` in FOLDER/MODEL-CALLED-PLAN: the same command resumes."""
     device = device_of(device)
-    plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit)
-    names = "-".join(s.name.replace(":", "-") for s in steps)
-    place = out or folder / f"{Path(model.path).stem}-{names}-{plan.digest()[:8]}"
+    kept = KEPT_OF_MANY if len(steps) > MANY else KEPT
+    plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit).model_copy(update={"kept_images": kept})
+    called = called or "-".join(s.name.replace(":", "-") for s in steps)
+    place = out or folder / f"{Path(model.path).stem}-{called}-{plan.digest()[:8]}"
     _say_estimate(plan, model, galaxies, device)
     record = evaluate(
         plan, model, galaxies, place, device=device, batch=batch, validation=validation, progress=progress
@@ -286,13 +304,22 @@ def _minutes(seconds: float) -> str:
 
 def attack_result(record: Record) -> dict[str, Any]:
     """The document of `attack --json` (schema 1) for a record with one perturbation."""
+    return _result(record, {"perturbation": record.run["perturbations"][0]})
+
+
+def suite_result(record: Record, suite: str) -> dict[str, Any]:
+    """The document of `evaluate --json` (schema 1)."""
+    return _result(record, {"suite": suite, "perturbations": record.run["perturbations"]})
+
+
+def _result(record: Record, perturbed: Mapping[str, Any]) -> dict[str, Any]:
     about = record.run
     return {
         "schema": 1,
         "run": str(record.path),
         "model": about["model"],
         "data": {k: v for k, v in about["data"].items() if k != "source"},
-        "perturbation": about["perturbations"][0],
+        **perturbed,
         "seed": about["seed"],
         "flags": about["flags"],
         "results": summarise(record),
@@ -307,13 +334,13 @@ def attack_text(record: Record, result: Mapping[str, Any]) -> str:
     return f"{head}\n{table(result['results'])}"
 
 
-def draw(record: Record) -> list[Path]:
-    """Every figure that the run can give, in its folder `figures`."""
+def draw(record: Record, names: Sequence[str] | None = None) -> list[Path]:
+    """Every figure that the run can give, or those named, in its folder `figures`."""
     from robustastro import figures
     from robustastro.figures.style import save
 
     made = []
-    for name in figures.FIGURES:
+    for name in names or figures.FIGURES:
         module = figures.get(name)
         try:
             figure = module.figure([record])

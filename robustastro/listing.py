@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from perturbations.errors import unknown_name
+from robustastro.metrics.tables import unit_text
 
-WHAT = ("perturbations", "models", "surveys", "methods", "figures")
+WHAT = ("perturbations", "suites", "models", "surveys", "methods", "figures")
+FAMILIES = ("observing", "transients", "detector", "preprocessing", "compression", "attacks")
 
 
 def rows(what: str) -> list[dict[str, Any]]:
@@ -19,7 +22,15 @@ def rows(what: str) -> list[dict[str, Any]]:
     if what == "perturbations":
         from perturbations.core import catalogue
 
-        return [entry.facts() for entry in catalogue().values()]
+        return sorted((entry.facts() for entry in catalogue().values()), key=_order)
+    if what == "suites":
+        from robustastro import suites
+
+        found = [suites.load(name) for name in suites.names()]
+        return [
+            {"name": s.name, "description": s.description, "perturbations": [entry.name for entry in s.perturbation]}
+            for s in found
+        ]
     if what == "models":
         from robustastro.models.nets import ARCHITECTURES
 
@@ -41,15 +52,47 @@ def rows(what: str) -> list[dict[str, Any]]:
 
 
 def text(what: str, entries: list[dict[str, Any]]) -> str:
-    """The same for people, a line each."""
-    return "\n".join(_line(what, entry) for entry in entries)
+    """The same for people, a line each; perturbations under their family."""
+    lines, family = [], None
+    for entry in entries:
+        if what == "perturbations" and entry["family"] != family:
+            family = entry["family"]
+            lines += ["", family] if lines else [family]
+        lines.append(_line(what, entry))
+    return "\n".join(lines)
+
+
+def page(entries: list[dict[str, Any]]) -> str:
+    """The perturbations as a page of documentation, from what they say of themselves."""
+    from importlib.resources import files
+
+    import jinja2
+
+    template = (files("robustastro") / "templates" / "perturbations.md.j2").read_text()
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    families: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        families.setdefault(entry["family"], []).append(entry)
+    return environment.from_string(template).render(families=families, unit=unit_text, ladder=ladder_text)
+
+
+def ladder_text(entry: Mapping[str, Any]) -> str:
+    """The rungs of a ladder, mild to severe: "0.2, 0.4, 0.6"."""
+    return ", ".join(f"{rung:g}" for rung in entry["ladder"])
+
+
+def _order(entry: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Families as light meets them, those of other packages after ours."""
+    family = entry["family"]
+    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), family, entry["name"]
 
 
 def _line(what: str, entry: dict[str, Any]) -> str:
     if what == "perturbations":
-        unit = "" if entry["unit"] == "1" else f" [{entry['unit']}]"
-        ladder = " ".join(f"{rung:g}" for rung in entry["ladder"])
-        return f"{entry['family']:14} {entry['name']:14} {entry['space']:6} {entry['parameter']}{unit}: {ladder}"
+        unit = f" [{unit_text(entry['unit'])}]" if unit_text(entry["unit"]) else ""
+        return f"  {entry['name']:26} {entry['space']:8} {entry['parameter']}{unit}: {ladder_text(entry)}"
+    if what == "suites":
+        return f"{entry['name']:12} {len(entry['perturbations']):2} perturbations. {entry['description']}"
     if what == "surveys":
         return f"{entry['name']:15} {entry['pixel_scale']:.3f} arcsec/px  bands {', '.join(entry['bands'])}"
     if what == "methods":

@@ -13,6 +13,7 @@ from robustastro.record import Head, Record
 CLASSES = ("spiral", "elliptical", "merger")
 ENTRIES: dict[str, dict[str, Any]] = {
     "depth": {
+        "family": "observing",
         "kind": "corruption",
         "space": "flux",
         "parameter": "fraction of the exposure kept",
@@ -21,6 +22,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "identity": 1.0,
     },
     "seeing": {
+        "family": "observing",
         "kind": "corruption",
         "space": "flux",
         "parameter": "extra seeing FWHM, in quadrature",
@@ -29,6 +31,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "identity": 0.0,
     },
     "jpeg": {
+        "family": "compression",
         "kind": "corruption",
         "space": "input",
         "parameter": "quality",
@@ -37,6 +40,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "identity": None,
     },
     "pgd": {
+        "family": "attacks",
         "kind": "attack",
         "space": "input",
         "parameter": "epsilon",
@@ -45,6 +49,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "identity": 0.0,
     },
     "onepixel": {
+        "family": "attacks",
         "kind": "attack",
         "space": "input",
         "parameter": "changed pixels",

@@ -8,8 +8,9 @@ from synthetic_records import CLASSES, ENTRIES, make_record
 
 from perturbations.errors import InputError
 from robustastro import figures
-from robustastro.figures import gallery, latent, severity
+from robustastro.figures import gallery, heatmap, images, latent, severity
 from robustastro.figures.style import model_names, save
+from robustastro.metrics.summary import summarise
 from robustastro.record import Record
 
 LADDERS = {name: entry["ladder"] for name, entry in ENTRIES.items()}
@@ -226,8 +227,8 @@ def test_difference_is_that_of_the_band_that_changed_most(records):
 
 def test_display_images_keep_their_colours():
     image = np.stack([np.full((2, 2), v) for v in (0.1, 0.5, 0.9)])
-    assert gallery._display(image, ("R", "G", "B"), 0.0, 1.0)[0, 0] == pytest.approx([0.1, 0.5, 0.9])
-    assert gallery._display(image, ("g", "r", "i"), 0.0, 1.0)[0, 0] == pytest.approx([0.9, 0.5, 0.1])
+    assert images.display(image, ("R", "G", "B"), 0.0, 1.0)[0, 0] == pytest.approx([0.1, 0.5, 0.9])
+    assert images.display(image, ("g", "r", "i"), 0.0, 1.0)[0, 0] == pytest.approx([0.9, 0.5, 0.1])
 
 
 def test_several_models_show_the_same_galaxies(records):
@@ -326,6 +327,40 @@ def test_few_values_are_drawn_as_points_and_a_strange_head_has_no_boundary(tmp_p
         latent.figure([Record.open(tmp_path)])
 
 
+# ---------------------------------------------------------------------- heat map
+
+
+def test_a_cell_is_the_accuracy_and_a_rung_that_was_not_run_is_hatched(records):
+    record = records[0]
+    fig = heatmap.figure([record])
+    ax = fig.axes[0]
+    values = np.asarray(ax.images[0].get_array().filled(np.nan))
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert labels[0] == "depth"
+    assert "seeing [arcsec]" in labels
+    for result in summarise(record):
+        at = [label.partition(" ")[0] for label in labels].index(result["perturbation"])
+        assert values[at, result["severity"] - 1] == pytest.approx(100 * result["perturbed_accuracy"]["value"])
+    planned = sum(len(entry["ladder"]) for entry in record.run["perturbations"])
+    done = int(np.isfinite(values).sum())
+    assert len(ax.patches) == planned - done
+    assert len(ax.texts) == 2 * done
+
+
+def test_bold_cells_have_a_certain_drop(records):
+    certain = {
+        f"{100 * r['perturbed_accuracy']['value']:.0f}" for r in summarise(records[0]) if r["accuracy_drop"]["low"] > 0
+    }
+    bold = {text.get_text() for text in heatmap.figure(records[:1]).axes[0].texts if text.get_fontweight() == "bold"}
+    assert bold
+    assert bold == certain
+
+
+def test_a_heat_map_of_two_perturbations_is_refused(tmp_path):
+    with pytest.raises(InputError, match="three or more"):
+        heatmap.figure([make_record(tmp_path, {"depth": [0.1], "jpeg": [10.0]})])
+
+
 # ---------------------------------------------------------------------- all of them
 
 
@@ -363,8 +398,8 @@ def test_no_words_run_into_each_other(name, records):
 def test_names_are_checked(records, tmp_path):
     with pytest.raises(InputError, match="Did you mean 'gallery'"):
         figures.get("galery")
-    with pytest.raises(InputError, match=r"\.png, \.pdf or \.svg"):
-        save(latent.figure(records), tmp_path / "figure.jpg")
+    with pytest.raises(InputError, match=r"\.png, \.jpg, \.pdf or \.svg"):
+        save(latent.figure(records), tmp_path / "figure.gif")
     with pytest.raises(InputError, match="one name per run"):
         model_names(records, ["only"])
     with pytest.raises(InputError, match="no run to draw"):

@@ -133,8 +133,11 @@ class _Run:
         """Refuse, before anything is written, what these images or this place cannot bear."""
         refuse_place(self.record.path, folder=True)
         for step in self.plan.steps:
-            if get(step.name).space == "flux" and self.galaxies.exposure is None:
-                raise refusal(get(step.name))
+            entry = get(step.name)
+            if entry.space == "flux" and self.galaxies.exposure is None:
+                raise refusal(entry)
+            if entry.kind == "corruption":  # a full well that is not declared, a band that is not there
+                self._perturb(entry, step, step.strengths[-1], np.arange(1))
         if not (self.record.path / "run.json").exists():
             if (self.record.path / "units").exists():
                 raise InputError(

@@ -12,6 +12,7 @@ from perturbations.errors import unknown_name
 FIGURES = MappingProxyType(
     {
         "severity": "accuracy against strength, with intervals",
+        "heatmap": "accuracy of every perturbation of a suite at every rung",
         "gallery": "galaxies before and after, the changed pixel marked",
         "latent": "distributions of distance in the latent space",
     }

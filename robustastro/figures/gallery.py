@@ -12,15 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from perturbations.errors import InputError
+from robustastro.figures.images import DISPLAYED, band_note, difference, display
 from robustastro.figures.style import PAGE, blank, model_names, style
 from robustastro.metrics.paired import Paired, pair
 from robustastro.metrics.tables import strength_text
 from robustastro.record import Record, Unit
 
-DISPLAYED = (0.5, 99.8)  # percentiles of the clean image shown as black and white
 MARKED = 10  # a perturbation that lists more changed pixels than this is not marked
 RING = "#DE8F05"  # orange of the colour-blind palette; seen on black, grey and white
-COLOUR_BANDS = ({"r", "g", "b"}, {"red", "green", "blue"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +62,17 @@ def figure(
     by_model = [_rows(record, name, unit, galaxies) for record, name in zip(records, names, strict=True)]
     rows = [row for of_one_galaxy in zip(*by_model, strict=True) for row in of_one_galaxy]
     classes, bands = records[0].classes, tuple(records[0].run["contract"]["bands"])
-    limit = max(float(np.abs(_difference(row)).max()) for row in rows) or 1.0
+    limit = max(float(np.abs(difference(row.clean, row.perturbed)).max()) for row in rows) or 1.0
     with style():
         fig = blank(PAGE, 0.6 + min(1.6, 8.4 / len(rows)) * len(rows))
         axes = fig.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 1, 1, 1.25))
         for line, row in zip(axes, rows, strict=True):
             low, high = np.percentile(row.clean, DISPLAYED)
             for ax, image in ((line[0], row.clean), (line[1], row.perturbed)):
-                ax.imshow(_display(image, bands, low, high), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            line[2].imshow(_difference(row), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+                ax.imshow(display(image, bands, low, high), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            line[2].imshow(
+                difference(row.clean, row.perturbed), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
+            )
             for ax, edge in zip(line, (RING, RING, "black"), strict=False):
                 _mark(ax, row.pixels, edge)
             _words(line[3], row, classes)
@@ -100,7 +101,7 @@ def caption(
     how = strength_text({"strength": unit.strength, "unit": unit.unit})
     return (
         f"Galaxies before and after {unit.perturbation} at strength {how}, first those right that became wrong: "
-        f"not a fair sample (flipped of clean-correct galaxies: {flips}). {_band_note(bands)} Both images on the scale "
+        f"not a fair sample (flipped of clean-correct galaxies: {flips}). {band_note(bands)} Both images on the scale "
         f"of the clean one, {DISPLAYED[0]:g} to {DISPLAYED[1]:g} percentile. Difference: the band that changed most in "
         "each pixel. Circles: changed pixels. Numbers: probability of each class, before → after."
     )
@@ -179,31 +180,6 @@ def _probabilities(logits: Any) -> np.ndarray:
         return np.full(len(logits), np.nan)
     exponential = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits))
     return exponential / exponential.sum()
-
-
-def _display(image: np.ndarray, bands: tuple[str, ...], low: float, high: float) -> np.ndarray:
-    """An image (C, H, W) as grey (H, W) or, of three bands, red-green-blue (H, W, 3), between 0 and 1."""
-    scaled = np.clip((image - low) / ((high - low) or 1.0), 0.0, 1.0)
-    if len(scaled) != 3:
-        return scaled.mean(axis=0)
-    return np.moveaxis(scaled if _is_display(bands) else scaled[::-1], 0, -1)
-
-
-def _is_display(bands: tuple[str, ...]) -> bool:
-    return {band.lower() for band in bands} in COLOUR_BANDS
-
-
-def _band_note(bands: tuple[str, ...]) -> str:
-    if len(bands) == 3 and not _is_display(bands):
-        return f"{', '.join(bands)} shown as blue, green, red."
-    return {1: f"Band: {bands[0]}.", 3: "Colours as in the data."}.get(len(bands), f"Mean of {', '.join(bands)}.")
-
-
-def _difference(row: Row) -> np.ndarray:
-    """Perturbed minus clean (H, W), of the band that changed most in each pixel."""
-    change = row.perturbed - row.clean
-    most = np.abs(change).argmax(axis=0)
-    return np.take_along_axis(change, most[None], axis=0)[0]
 
 
 def _mark(ax: Axes, pixels: tuple[tuple[int, int], ...], colour: str) -> None:

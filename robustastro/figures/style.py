@@ -32,8 +32,9 @@ RC: dict[Any, Any] = {
     "svg.hashsalt": "robustastro",
 }
 # no time and no version, so that the same record gives the same file
-METADATA = {
+METADATA: dict[str, Any] = {
     "png": {"Software": None},
+    "jpg": None,
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None},
 }
@@ -76,8 +77,12 @@ def model_names(records: Sequence[Record], names: Sequence[str] | None = None) -
     return [f"{name} ({run})" for name, run in zip(own, runs, strict=True)]
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as .png (200 dots per inch), .pdf or .svg: whole or not at all, the same bytes every time.
+def save(figure: Figure, path: str | Path, dpi: int = 200) -> None:
+    """Write a figure as .png, .jpg, .pdf or .svg: whole or not at all, the same bytes every time.
+
+    Parameters
+    ----------
+    dpi : dots per inch of .png and .jpg.
 
     Raises
     ------
@@ -86,6 +91,6 @@ def save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
     if kind not in METADATA:
-        raise InputError(f"figure '{path.name}'", "a name that ends in .png, .pdf or .svg", "choose one of them")
+        raise InputError(f"figure '{path.name}'", "a name that ends in .png, .jpg, .pdf or .svg", "choose one of them")
     with style():
-        write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=200, metadata=METADATA[kind]))
+        write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=dpi, metadata=METADATA[kind]))
