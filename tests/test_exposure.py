@@ -106,3 +106,19 @@ def test_unknown_surveys_and_bands_are_refused_with_the_nearest():
         Exposure.from_survey("LSTS", "gri")
     with pytest.raises(InputError, match="unknown LSST band 'q'"):
         Exposure.from_survey("LSST", "q")
+
+
+def test_a_rescaled_image_has_the_noise_of_its_multiple_and_the_same_frames():
+    e = Exposure.from_survey("LSST", "gri", fraction=0.3)
+    flux = torch.rand(4, 3, 5, 5).double() * 1e5
+    factor = torch.tensor([[0.2, 1.0, 7.0]] * 4, dtype=torch.float64)
+    after = e.rescaled(factor)
+    a = factor[:, :, None, None]
+    assert torch.allclose(after.variance(flux * a), e.variance(flux) * a**2)
+    assert torch.allclose(after.fraction * after.visits, (e.fraction * e.visits).expand(4, 3))
+    per_visit = (
+        (flux + e.pixels("sky", flux)) / e.pixels("visits", flux),
+        (flux * a + after.pixels("sky", flux)) / after.pixels("visits", flux),
+    )
+    assert torch.allclose(*per_visit)
+    assert torch.allclose(after.zeropoint - e.zeropoint, 2.5 * torch.log10(factor))

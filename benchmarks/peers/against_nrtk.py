@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from peers import Peer
+from benchmarks.peers import Peer
 
 
 def pixel_noise(values: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:

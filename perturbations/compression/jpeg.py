@@ -9,6 +9,7 @@ from PIL import Image
 from perturbations.core import corruption
 from perturbations.draws import Draws
 from perturbations.errors import InputError
+from perturbations.quantising import through_bytes
 
 
 @corruption(
@@ -39,14 +40,10 @@ def jpeg(x: torch.Tensor, quality: float, draws: Draws) -> torch.Tensor:
     """
     if not 1.0 <= quality <= 100.0 or quality != int(quality):
         raise InputError(f"jpeg: quality = {quality:g}", "a whole number from 1 to 100", "choose a libjpeg quality")
-    grey = (x.detach().cpu().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
-    images = grey.permute(0, 2, 3, 1) if x.shape[1] == 3 else grey.flatten(0, 1)
-    decoded = np.stack([_round_trip(image, int(quality)) for image in images.contiguous().numpy()])
-    restored = torch.from_numpy(decoded).to(x) / 255.0
-    return restored.permute(0, 3, 1, 2).contiguous() if x.shape[1] == 3 else restored.reshape(x.shape)
+    return through_bytes(x, lambda picture: _round_trip(picture, int(quality)))
 
 
-def _round_trip(image: np.ndarray, quality: int) -> np.ndarray:
+def _round_trip(picture: np.ndarray, quality: int) -> np.ndarray:
     stored = io.BytesIO()
-    Image.fromarray(image).save(stored, "JPEG", quality=quality)
-    return np.asarray(Image.open(stored))
+    Image.fromarray(picture).save(stored, "JPEG", quality=quality)
+    return np.asarray(Image.open(stored, formats=("JPEG",)))
