@@ -44,4 +44,4 @@ def nonlinearity(sky: Observation, alpha: float, draws: Draws) -> Observation:
     # beyond the full well, where no charge can be, the loss stays that of the full well
     uncounted = (charge * (alpha / at_full)).clamp_max_(alpha).mul_(charge).sub_(alpha * level**2 / at_full)
     faint = 1.0 - 2.0 * alpha * (level.double() / at_full.double())[:, :, 0, 0].cpu()
-    return sky.replace(sky.flux - uncounted, sky.exposure.rescaled(faint if len(faint) > 1 else faint[0]))
+    return sky.replace(sky.flux - uncounted, sky.exposure.rescaled(faint))
