@@ -49,7 +49,7 @@ name = "depth"
 severities = [1, 5]
 [[perturbation]]
 name = "seeing"
-strengths = [0.3]
+strengths = [0.3, 0.4]
 [[perturbation]]
 name = "jpeg"
 """
@@ -57,7 +57,7 @@ name = "jpeg"
 
 def test_a_suite_of_ones_own(tmp_path):
     steps = suites.load(write(tmp_path / "own.toml", OWN)).steps()
-    assert [step.strengths for step in steps] == [(0.8, 0.1), (0.3,), get("jpeg").ladder]
+    assert [step.strengths for step in steps] == [(0.8, 0.1), (0.3, 0.4), get("jpeg").ladder]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_evaluate_runs_a_suite_draws_its_heat_map_and_resumes(place, tmp_path, c
     assert document["schema"] == 1
     assert document["suite"] == "own"
     assert [(r["perturbation"], r["strength"]) for r in document["results"]] == [
-        ("depth", 0.8), ("depth", 0.1), ("seeing", 0.3), *(("jpeg", q) for q in get("jpeg").ladder)
+        ("depth", 0.8), ("depth", 0.1), ("seeing", 0.3), ("seeing", 0.4), *(("jpeg", q) for q in get("jpeg").ladder)
     ]  # fmt: skip
     assert (tmp_path / "run" / "figures" / "heatmap.png").exists()
     again = json.loads(evaluate(place, tmp_path / "run", "--suite", place / "own.toml", capsys=capsys)[1])
@@ -134,7 +134,8 @@ def test_a_suite_that_one_galaxy_already_refuses_leaves_nothing_behind(place, tm
 
 def test_images_without_units_are_sent_to_their_suite(place, tmp_path, capsys):
     status, _, err = run(
-        *("train", "--source", place / "plain", "--arch", "tiny", "--epochs", "1", "--out", place / "plain.pt"),
+        *("train", "--source", place / "plain", "--arch", "tiny", "--epochs", "1", "--batch", "2")
+        + ("--out", place / "plain.pt"),
         capsys=capsys,
     )
     assert status in (0, 1), err
