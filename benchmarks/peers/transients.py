@@ -11,7 +11,7 @@ import galsim
 import numpy as np
 import scipy.special
 
-from peers import Peer
+from benchmarks.peers import Peer
 from perturbations.exposure import Exposure
 
 SCALE, VISITS_SECONDS, FULL_WELL = 0.2, 30.0, 1e5
