@@ -25,7 +25,7 @@ bench: $(READY)
 bench-perturbations:
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --editable .
-	.venv-bench/bin/python -m pip install --quiet imagecorruptions 'nrtk[pybsm,skimage]'
+	.venv-bench/bin/python -m pip install --quiet imagecorruptions 'nrtk[pybsm,skimage]' 'setuptools<81'
 	.venv-bench/bin/python benchmarks/perturbations.py
 
 $(READY): pyproject.toml constraints.txt

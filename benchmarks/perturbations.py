@@ -1,11 +1,12 @@
 """Speed of every corruption against what a user would take instead, and against the network that it tests.
 
     make bench-perturbations
-    python benchmarks/perturbations.py [--names depth seeing] [--rounds 5] [--device cpu] [--out benchmarks/perturbations.json]
+    python benchmarks/perturbations.py [--names depth seeing] [--rounds 5] [--device cpu] [--out FILE.json]
 
 3 x 100 x 100 mock galaxies in batches of 128, at the middle rung; the peer one image at a time, alternating with us in
 one process. Exit status 1 where a goal is missed:
-  the median over all corruptions is at least 5 times the fastest peer, and none is slower than its peer;
+  the median over all corruptions is at least 5 times the peer, and none is slower than its peer: the fastest library
+  that does the same, or NumPy by hand where no library does;
   the whole lsst suite costs at most as much as the ResNet18 forward passes that it feeds;
   FITS compression is at least 5 times astropy's round trip per image;
   a second pass over all corruptions takes no more memory than the first.
@@ -32,19 +33,20 @@ import torch
 
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where this file would hide the package of its name
 
-from benchmarks import peers
-from perturbations.core import Observation, Perturbation, Unstretched, catalogue
-from perturbations.draws import Draws
-from robustastro import __version__, suites
-from robustastro.adapt.training import fit_contract
-from robustastro.data import mocks
-from robustastro.models.nets import ARCHITECTURES
-from robustastro.models.subject import Subject
-from robustastro.progress import say
-from robustastro.record import write_whole
+from benchmarks import peers  # noqa: E402
+from perturbations.core import Observation, Perturbation, Unstretched, catalogue  # noqa: E402
+from perturbations.draws import Draws  # noqa: E402
+from robustastro import __version__, suites  # noqa: E402
+from robustastro.adapt.training import fit_contract  # noqa: E402
+from robustastro.data import mocks  # noqa: E402
+from robustastro.models.nets import ARCHITECTURES  # noqa: E402
+from robustastro.models.subject import Subject  # noqa: E402
+from robustastro.progress import say  # noqa: E402
+from robustastro.record import write_whole  # noqa: E402
 
-BATCH, SECONDS = 128, 0.3  # of one measurement of a peer
+BATCH, SECONDS = 128, 0.3  # of one measurement, of us and of a peer
 MEDIAN_GOAL, WORST_GOAL, FITS_GOAL, SUITE_GOAL, MEMORY_GOAL = 5.0, 1.0, 5.0, 1.0, 64.0  # MiB
+LAST = "NRTK"  # the peer that is measured after all others
 LIBRARIES = ("torch", "numpy", "scipy", "numba", "astropy", "galsim", "pillow", "imagecorruptions", "nrtk")
 
 
@@ -68,35 +70,41 @@ class Bench:
         rng = np.random.default_rng(0)
         return lambda: [peer(image, strength, rng) for image in images]
 
-    def seconds(self, call: Callable[[], object]) -> float:
-        """Of one call."""
+    def seconds(self, call: Callable[[], object], times: int = 1) -> float:
+        """Of one call, the mean of some in a row."""
         self.wait()
         started = time.perf_counter()
-        call()
+        for _ in range(times):
+            call()
         self.wait()
-        return time.perf_counter() - started
+        return (time.perf_counter() - started) / times
 
     def wait(self) -> None:
         if self.device != "cpu":
             torch.cuda.synchronize()
 
 
-def found_peers() -> dict[str, list[tuple[str, Callable]]]:
-    """Every peer of every perturbation that is installed here."""
-    found: dict[str, list[tuple[str, Callable]]] = {}
-    for module in pkgutil.iter_modules(peers.__path__):
-        for name, (library, function) in importlib.import_module(f"benchmarks.peers.{module.name}").PEERS.items():
-            found.setdefault(name, []).append((library, function))
+def found_peers() -> dict[str, list[tuple[str, Callable, str]]]:
+    """Every peer of every perturbation: library, function, and what it counts as: "peer", "by hand" or "does less"."""
+    found: dict[str, list[tuple[str, Callable, str]]] = {}
+    for info in pkgutil.iter_modules(peers.__path__):
+        module = importlib.import_module(f"benchmarks.peers.{info.name}")
+        for name, (library, function) in module.PEERS.items():
+            role = "does less" if name in getattr(module, "LESS", ()) else "by hand" if library == "NumPy" else "peer"
+            found.setdefault(name, []).append((library, function, role))
     return found
 
 
-def compare(bench: Bench, p: Perturbation, others: list[tuple[str, Callable]], forward: Callable, rounds: int) -> dict:
+def compare(
+    bench: Bench, p: Perturbation, others: list[tuple[str, Callable, str]], forward: Callable, rounds: int
+) -> dict:
     """Images per second of one perturbation and its peers, medians over alternating rounds."""
     strength = p.ladder[len(p.ladder) // 2]
     ours = bench.ours(p, strength)
     ours()  # compile, allocate
+    times = max(1, round(SECONDS / bench.seconds(ours)))
     calls = {}
-    for library, peer in others:
+    for library, peer, _ in others:
         try:
             once = bench.seconds(bench.theirs(p, strength, peer, 2))
             once = bench.seconds(bench.theirs(p, strength, peer, 2)) / 2
@@ -107,12 +115,14 @@ def compare(bench: Bench, p: Perturbation, others: list[tuple[str, Callable]], f
         calls[library] = (bench.theirs(p, strength, peer, count), count)
     own, network, theirs = [], [], {library: [] for library in calls}
     for _ in range(rounds):
-        own.append(bench.seconds(ours) / BATCH)
+        own.append(bench.seconds(ours, times) / BATCH)
         for library, (call, count) in calls.items():
             theirs[library].append(bench.seconds(call) / count)
         network.append(bench.seconds(forward) / BATCH)
+    roles = {library: role for library, _, role in others}
     peers_of = {
         library: {
+            "role": roles[library],
             "images_per_second": 1.0 / statistics.median(times),
             "ratio": statistics.median(t / o for t, o in zip(times, own, strict=True)),
         }
@@ -126,8 +136,17 @@ def compare(bench: Bench, p: Perturbation, others: list[tuple[str, Callable]], f
         "images_per_second": 1.0 / statistics.median(own),
         "of_a_resnet18_pass": statistics.median(o / n for o, n in zip(own, network, strict=True)),
         "peers": peers_of,
-        "ratio": min((found["ratio"] for found in peers_of.values()), default=None),
+        "ratio": _ratio(peers_of),
     }
+
+
+def _ratio(peers_of: dict[str, dict]) -> float | None:
+    """To the fastest library that does the same; by hand where there is none."""
+    for role in ("peer", "by hand"):
+        ratios = [found["ratio"] for found in peers_of.values() if found["role"] == role]
+        if ratios:
+            return min(ratios)
+    return None
 
 
 def suite_cost(bench: Bench, forward: Callable) -> dict:
@@ -173,7 +192,7 @@ def goals(rows: list[dict], suite: dict, grown: dict) -> dict[str, dict]:
         if "astropy" in library
     ]
     measured = {
-        "median ratio to the fastest peer": (statistics.median(ratios), ">=", MEDIAN_GOAL),
+        "median ratio to the peer": (statistics.median(ratios), ">=", MEDIAN_GOAL),
         "smallest ratio to a peer": (min(ratios), ">=", WORST_GOAL),
         "smallest ratio of FITS compression to astropy": (min(fits), ">=", FITS_GOAL),
         "lsst suite, in ResNet18 passes that it feeds": (suite["cost"], "<=", SUITE_GOAL),
@@ -203,16 +222,20 @@ def main() -> int:
     forward()
     corruptions = [p for p in catalogue().values() if p.kind == "corruption" and p.name in (asked.names or catalogue())]
     rows = []
-    say(f"{'':24} {'images/s':>9} {'of a ResNet18 pass':>19}  ratio to peers")
+    say(f"{'':28} {'images/s':>9} {'of a ResNet18 pass':>19}  ratio to peers")
     for p in sorted(corruptions, key=lambda p: (p.family, p.name)):
-        row = compare(bench, p, found.get(p.name, []), forward, asked.rounds)
-        rows.append(row)
-        beside = ", ".join(f"{library} {f['ratio']:.1f}" for library, f in row["peers"].items()) or "no peer"
-        say(f"{p.name:24} {row['images_per_second']:9.0f} {row['of_a_resnet18_pass']:19.3f}  {beside}")
+        rows.append(compare(bench, p, [o for o in found.get(p.name, []) if o[0] != LAST], forward, asked.rounds))
+        _say(rows[-1])
     if asked.names:
         return 0
-    without = [row["name"] for row in rows if row["ratio"] is None]
     suite, grown = suite_cost(bench, forward), memory(bench)
+    for row in rows:  # last, as it leaves OpenMP's threads slower for the rest of the process
+        others = [o for o in found.get(row["name"], []) if o[0] == LAST]
+        if others:
+            again = compare(bench, catalogue()[row["name"]], others, forward, asked.rounds)
+            row["peers"] |= again["peers"]
+            row["ratio"] = _ratio(row["peers"])
+            _say(again)
     judged = goals(rows, suite, grown)
     document = {
         "benchmark": "perturbations",
@@ -227,7 +250,7 @@ def main() -> int:
         "goals": judged,
         "lsst_suite": suite,
         "memory": grown,
-        "without_peer": without,
+        "without_peer": [row["name"] for row in rows if row["ratio"] is None],
         "perturbations": rows,
     }
     write_whole(asked.out, lambda file: file.write_text(json.dumps(document, indent=1) + "\n"))
@@ -235,6 +258,14 @@ def main() -> int:
         say(f"{'met   ' if goal['met'] else 'MISSED'} {name}: {goal['measured']:.3g}, goal {goal['goal']}")
     print(asked.out)
     return 0 if all(goal["met"] for goal in judged.values()) else 1
+
+
+def _say(row: dict) -> None:
+    beside = ", ".join(
+        f"{library} {found['ratio']:.1f}" + ("" if found["role"] == "peer" else f" ({found['role']})")
+        for library, found in row["peers"].items()
+    )
+    say(f"{row['name']:28} {row['images_per_second']:9.0f} {row['of_a_resnet18_pass']:19.3f}  {beside or 'no peer'}")
 
 
 def _version(name: str) -> str | None:

@@ -14,7 +14,7 @@ from perturbations.core import Observation
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
 from perturbations.light import electrons
-from perturbations.psf import point_sources
+from perturbations.profiles import at_radius, from_centre, point_spread
 from perturbations.repair import interpolated
 
 
@@ -77,9 +77,10 @@ def star(exposure: Exposure, place: torch.Tensor, magnitude: float, like: torch.
     size = torch.tensor(like.shape[-2:], dtype=place.dtype, device=place.device)
     offset = (place - 0.5) * size
     seen = [
-        point_sources(exposure.pick((band,)), offset[:, c], like[:, c : c + 1]) for c, band in enumerate(exposure.bands)
+        at_radius(point_spread(exposure.pick((band,)), like), torch.hypot(*from_centre(offset[:, c], like)))
+        for c, band in enumerate(exposure.bands)
     ]
-    return torch.minimum(torch.cat(seen, dim=1).clamp_min_(0.0).mul_(charge), full)
+    return torch.minimum(torch.cat(seen, dim=1).mul_(charge), full)
 
 
 def refuse_outside(name: str, what: str, value: float, low: float, high: float, remedy: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from perturbations.errors import InputError
-from perturbations.philox import MASK, box_muller, philox
+from perturbations.philox import MASK, box_muller, philox, uniform
 
 PURPOSES = ("simulate", "train", "perturb", "attack")
 SMALL_RATE = 64.0  # Poisson: summed term by term below, expanded around the normal above
@@ -83,8 +83,7 @@ class Draws:
 
     def uniform(self, stream: str, shape: Sequence[int] = ()) -> torch.Tensor:
         """Uniform in [0, 1) on a grid of 2^-24, float32 (N, *shape)."""
-        bits = (self._bits(stream, math.prod(shape)) >> 8) & 0xFFFFFF
-        return bits.to(torch.float32).mul_(2.0**-24).reshape(len(self), *shape)
+        return uniform(self._bits(stream, math.prod(shape))).reshape(len(self), *shape)
 
     def integers(self, stream: str, high: int, shape: Sequence[int] = ()) -> torch.Tensor:
         """Integers in [0, high), int64 (N, *shape); 1 <= high < 2^31. Bias below high / 2^32."""

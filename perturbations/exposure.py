@@ -186,7 +186,7 @@ class Exposure:
         """The exposure of the same image with its flux multiplied by `factor`, a number per band or (galaxies, bands).
 
         The frames that were taken stay what they are, and the reference exposure is one that is `factor` times as long:
-        `variance` of the multiplied flux is factor^2 times the former one, and a visit holds as many electrons as before.
+        `variance` of the multiplied flux is factor^2 times the former one, and a visit holds as many electrons.
         """
         factor = torch.as_tensor(factor, dtype=torch.float64)
         return self.replace(
@@ -206,6 +206,16 @@ class Exposure:
                     "one row per image",
                     "take the same galaxies",
                 )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Exposure], counts: Sequence[int]) -> Exposure:
+        """The exposure of so many galaxies of each part, one after the other; the parts differ in numbers only."""
+        changes = {}
+        for name in PER_BAND:
+            values = [getattr(part, name) for part in parts]
+            if any(v.ndim == 2 for v in values) or not all(torch.equal(v, values[0]) for v in values):
+                changes[name] = torch.cat([v.expand(n, -1) for v, n in zip(values, counts, strict=True)])
+        return parts[0].replace(**changes)
 
     def take(self, which: Any) -> Exposure:
         """The exposure of a subset of the galaxies, given by position."""
@@ -236,8 +246,10 @@ class Exposure:
         (flux + sky)/f for photons, visits x read_noise^2 / f for reading them out: f x visits were read, and the sum
         was scaled by 1/f. Pixels below -sky have no photons.
         """
+        sky, fraction = self.pixels("sky", flux), self.pixels("fraction", flux)
         read = self.pixels("visits", flux) * self.pixels("read_noise", flux) ** 2
-        return ((flux + self.pixels("sky", flux)).clamp_min(0.0) + read) / self.pixels("fraction", flux)
+        shape = torch.broadcast_shapes(flux.shape, sky.shape, read.shape, fraction.shape)
+        return (flux.expand(shape) + sky).clamp_min_(0.0).add_(read).div_(fraction)
 
 
 def _number(quantity: Any, unit: str) -> float:

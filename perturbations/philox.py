@@ -55,6 +55,15 @@ def philox_rounds(
     return c0, c1, c2, c3
 
 
+def uniform(words: torch.Tensor) -> torch.Tensor:
+    """The upper 24 bits of words as a fraction: float32 in [0, 1) of the shape of int32 words."""
+    if words.device.type != "cpu":
+        return ((words >> 8) & 0xFFFFFF).to(torch.float32).mul_(2.0**-24)
+    fraction = np.empty(words.numel(), dtype=np.float32)
+    _fractions(words.contiguous().reshape(-1).numpy().view(np.uint32), fraction)
+    return torch.from_numpy(fraction).reshape(words.shape)
+
+
 def box_muller(words: torch.Tensor) -> torch.Tensor:
     """Standard normals of words, float32 (N, count) for int32 (N, count), count even; Box & Muller (1958).
 
@@ -62,7 +71,7 @@ def box_muller(words: torch.Tensor) -> torch.Tensor:
     """
     if words.device.type != "cpu":
         return box_muller_torch(words)
-    flat = words.reshape(-1).numpy().view(np.uint32)
+    flat = words.contiguous().reshape(-1).numpy().view(np.uint32)
     normal = np.empty(len(flat), dtype=np.float32)
     _normals(flat, normal)
     return torch.from_numpy(normal).reshape(words.shape)
@@ -95,6 +104,12 @@ def _compiled(words, key0, key1, out):
             out[row, 4 * index + 1] = c1
             out[row, 4 * index + 2] = c2
             out[row, 4 * index + 3] = c3
+
+
+@numba.njit("void(uint32[::1], float32[::1])", cache=True, nogil=True)
+def _fractions(words, fraction):
+    for k in range(len(words)):
+        fraction[k] = np.float32(words[k] >> np.uint32(8)) * np.float32(2.0**-24)
 
 
 @numba.njit("void(uint32[::1], float32[::1])", cache=True, nogil=True, error_model="numpy")

@@ -63,14 +63,15 @@ def point_spread(exposure: Exposure, like: torch.Tensor) -> torch.Tensor:
     """
     known_psf(exposure)
     k, weight = _radial_transform()
-    k = k.to(like.device)
-    seen = _transfer(exposure, k[None] / exposure.pixel_scale)[..., 0, :] * _round_pixel(k)
+    seen = _transfer(exposure, k.to(like.device)[None] / exposure.pixel_scale)[..., 0, :]
     return (seen @ weight.to(like.device)).clamp_min_(0.0).to(like.dtype)
 
 
 def at_radius(table: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
     """Look a table of `point_spread` up at radii (N, H, W) [pixels]: (N, C, H, W)."""
-    return _lookup(table, torch.asinh(radius / CORE).mul_(STEPS))
+    scaled = radius / CORE
+    bent = torch.from_numpy(np.arcsinh(scaled.numpy())) if scaled.device.type == "cpu" else scaled.asinh()
+    return _lookup(table, bent.mul_(STEPS))
 
 
 def line_spread(
@@ -230,7 +231,7 @@ def _round_pixel(k: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def _radial_transform() -> tuple[torch.Tensor, torch.Tensor]:
-    """Frequencies (K,) [rad/pixel] and the matrix (K, T) that takes a transfer function to a profile in radius.
+    """Frequencies (K,) [rad/pixel] and the matrix (K, T) from a transfer function to a profile in radius, in pixels.
 
     Gauss-Legendre in panels short enough for the fastest oscillation, up to three times the Nyquist frequency.
     """
@@ -240,7 +241,8 @@ def _radial_transform() -> tuple[torch.Tensor, torch.Tensor]:
     k = (edge[:-1, None] + half * (1.0 + nodes)).ravel()
     radius = CORE * np.sinh(np.arange(math.ceil(STEPS * math.asinh(FARTHEST / CORE)) + 1) / STEPS)
     matrix = scipy.special.j0(k[:, None] * radius) * ((half * weights).ravel() * k / (2.0 * np.pi))[:, None]
-    return torch.from_numpy(k), torch.from_numpy(matrix)
+    frequencies = torch.from_numpy(k)
+    return frequencies, torch.from_numpy(matrix) * _round_pixel(frequencies)[:, None]
 
 
 @lru_cache(maxsize=1)

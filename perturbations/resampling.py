@@ -27,10 +27,9 @@ def shifted(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch
     (N, C, H, W) float32. Interpolation by the whole sinc: values may leave the range of `x` near sharp edges.
     """
     _, _, height, width = x.shape
-    edge = min(MARGIN, height - 1, width - 1)
-    size = (padded_size(height + 2 * edge, 0), padded_size(width + 2 * edge, 0))
-    beyond = (min(size[0] - height - edge, height - 1), min(size[1] - width - edge, width - 1))
-    field = torch.nn.functional.pad(x, (edge, beyond[1], edge, beyond[0]), mode="reflect")
+    above, below = _margins(height)
+    left, after = _margins(width)
+    field = torch.nn.functional.pad(x, (left, after, above, below), mode="reflect")
     size = (field.shape[-2], field.shape[-1])
     y = 2.0 * math.pi * torch.fft.fftfreq(size[0], dtype=torch.float64, device=x.device)[:, None]
     k = 2.0 * math.pi * torch.fft.rfftfreq(size[1], dtype=torch.float64, device=x.device)[None, :]
@@ -40,4 +39,10 @@ def shifted(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch
     spectrum *= torch.polar(one, -(y * down)).to(torch.complex64)
     spectrum *= torch.polar(one, -(k * right)).to(torch.complex64)
     moved = torch.fft.irfft2(spectrum, s=size)
-    return moved[:, :, edge : edge + height, edge : edge + width].contiguous()
+    return moved[:, :, above : above + height, left : left + width].contiguous()
+
+
+def _margins(size: int) -> tuple[int, int]:
+    """Mirrored pixels before and after, as alike as can be: where the field wraps around, sky then meets sky."""
+    both = padded_size(size, 2 * MARGIN) - size
+    return min(both // 2, size - 1), min(both - both // 2, size - 1)

@@ -6,9 +6,10 @@ import textwrap
 
 import pytest
 import torch
-from catalogue_contract import broken, draws_of, galaxies, mutant
+from catalogue_contract import STRETCH, broken, draws_of, galaxies, mutant
 
-from perturbations.core import Observation, Perturbation, catalogue, get
+from perturbations.core import TOGETHER, Observation, Perturbation, Unstretched, catalogue, get
+from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 
 
@@ -154,3 +155,29 @@ def test_another_package_adds_a_perturbation_by_entry_point_and_a_clash_is_an_er
     clash = listed("depth")
     assert clash.returncode != 0
     assert "two perturbations are called 'depth'" in clash.stderr
+
+
+@pytest.mark.parametrize("name", [name for name, p in catalogue().items() if p.kind == "corruption"])
+def test_a_large_batch_is_its_galaxies_with_exposures_and_masks_of_their_own(name):
+    """A corruption is given a few images at a time; what comes back is in order, whole, and the same to the bit."""
+    p, n = get(name), TOGETHER + 5
+    few = galaxies(6)
+    which = [k % 6 for k in range(n)]
+    depths = torch.linspace(0.5, 1.0, n, dtype=torch.float64)[:, None].expand(n, 3)
+    sky = Observation(few.flux[which], few.exposure.replace(fraction=depths))
+    ids = [f"galaxy {k}" for k in range(n)]
+    given = {"flux": sky, "stretch": Unstretched(sky.flux, STRETCH), "input": STRETCH(sky.flux)}[p.space]
+    whole = p(given, p.ladder[-1], Draws(ids, 0))
+    for k in (0, TOGETHER - 1, TOGETHER, n - 1):
+        one = slice(k, k + 1)
+        alone = {"flux": sky.take(one), "stretch": Unstretched(sky.flux[one], STRETCH), "input": STRETCH(sky.flux)[one]}
+        expected = p(alone[p.space], p.ladder[-1], Draws([ids[k]], 0))
+        if p.space != "flux":
+            assert torch.allclose(whole[one], expected, rtol=1e-5, atol=1e-5)
+            continue
+        assert torch.allclose(whole.flux[one], expected.flux, rtol=1e-4, atol=2e-2)
+        assert whole.exposure.take([k]).pixels("fraction", sky.flux).flatten().tolist() == (
+            expected.exposure.pixels("fraction", sky.flux).flatten().tolist()
+        )
+        masks = [m.mask if m.mask is not None else torch.zeros(1) for m in (whole.take(one), expected)]
+        assert bool((masks[0] == masks[1]).all())

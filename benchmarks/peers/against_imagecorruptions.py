@@ -30,3 +30,4 @@ SAME = {
     "jpeg": "jpeg_compression",
 }
 PEERS: dict[str, Peer] = {ours: ("imagecorruptions", _corrupted(theirs)) for ours, theirs in SAME.items()}
+LESS = ("defocus", "tracking")

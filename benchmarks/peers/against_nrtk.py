@@ -40,3 +40,4 @@ def _stretched(flux: np.ndarray) -> np.ndarray:
 
 
 PEERS: dict[str, Peer] = {f.__name__: ("NRTK", f) for f in (pixel_noise, miscentring, defocus, tracking)}
+LESS = ("miscentring", "defocus", "tracking")

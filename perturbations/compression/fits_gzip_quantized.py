@@ -15,6 +15,7 @@ from perturbations.quantising import check_level, requantised
     source="Pence, White & Seaman 2010, PASP 122, 1065 (method); 16 is astropy's default; our choice below: down to "
     "the coarsest step, 1.3 times the noise, whose error without dither is still noise",
     version=1,
+    whole=True,
 )
 def fits_gzip_quantized(
     sky: Observation, level: float, draws: Draws, *, dither: str = "none", tile: str = "row"

@@ -34,6 +34,7 @@ LARGEST_SCALE = 1_000_000  # steps of the integers, far inside 64 bits
     source="White 1992, in Proc. NASA Space and Earth Science Data Compression Workshop (method); our choice: up to "
     "where the rounding of coefficients, 1.5 times their noise at 3, is still independent of them",
     version=1,
+    whole=True,
 )
 def fits_hcompress(
     sky: Observation,

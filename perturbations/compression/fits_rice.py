@@ -15,6 +15,7 @@ from perturbations.quantising import check_level, requantised
     source="Pence, White & Seaman 2010, PASP 122, 1065 (method); 16 is astropy's default and 4 is fpack's; our choice "
     "below: down to a step of twice the noise, a third more variance",
     version=1,
+    whole=True,
 )
 def fits_rice(
     sky: Observation, level: float, draws: Draws, *, dither: str = "subtractive_1", tile: str = "row"

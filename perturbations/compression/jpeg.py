@@ -21,6 +21,7 @@ from perturbations.quantising import through_bytes
     no_identity="rounding to 8 bits and the cosine transform change the image at any quality",
     source="Hendrycks & Dietterich 2019, arXiv:1903.12261 (80, 50: CIFAR-10-C; 25, 15, 10: ImageNet-C)",
     version=1,
+    whole=True,
 )
 def jpeg(x: torch.Tensor, quality: float, draws: Draws) -> torch.Tensor:
     """Round to 8 bits, compress at a libjpeg quality and decompress.

@@ -22,6 +22,7 @@ from perturbations.quantising import through_bytes
     source="Taubman & Marcellin 2002, JPEG2000: Image Compression Fundamentals, Standards and Practice (method); our "
     "choice: doubled from a ratio of 5, where noise begins to go, to 80, where a galaxy of 100 pixels is a few blots",
     version=1,
+    whole=True,
 )
 def jpeg2000(x: torch.Tensor, ratio: float, draws: Draws) -> torch.Tensor:
     """Round to 8 bits, compress to one part in `ratio` with the irreversible 9/7 wavelet, and decompress.

@@ -17,6 +17,7 @@ UNROUNDED = 24  # bits of a float32 below 1: nothing to round
     identity=24.0,
     source="8 bits: a PNG or JPEG; our choice below: each bit doubles the step, up to a seventh of the range",
     version=1,
+    whole=True,
 )
 def quantize(x: torch.Tensor, bits: float, draws: Draws) -> torch.Tensor:
     """Round to the nearest of 2^bits evenly spaced values, 0 and 1 among them.

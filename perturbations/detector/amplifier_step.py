@@ -15,6 +15,7 @@ from perturbations.draws import Draws
     identity=0.0,
     source="our choice: from far below to about a read noise (LSST 8.8 electrons), where a visit's sky is about 700",
     version=1,
+    whole=True,
 )
 def amplifier_step(sky: Observation, step: float, draws: Draws) -> Observation:
     """Put a step of the background between the two sides of a keyed column, in every visit.

@@ -15,6 +15,7 @@ from perturbations.draws import Draws
     identity=0.0,
     source="our choice: from one bad column in three stamps of 100 x 100 to ten in each",
     version=1,
+    whole=True,
 )
 def bad_columns(
     sky: Observation,

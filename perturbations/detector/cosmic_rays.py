@@ -25,6 +25,7 @@ SEEN = 1.0  # electrons that damage a pixel
     source="around the muon flux at sea level, 1 per cm2 and minute = 0.017 (Particle Data Group, Review of Particle "
     "Physics, 'Cosmic Rays'); above it our choice, towards the rates of space",
     version=1,
+    whole=True,
 )
 def cosmic_rays(
     sky: Observation,

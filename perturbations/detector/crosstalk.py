@@ -19,6 +19,7 @@ SOURCES = ("star", "galaxy")
     source="our choice: a star that fills wells of 100,000 electrons leaves 0.3 to 30 of them, with the sky of a visit "
     "at about 700",
     version=1,
+    whole=True,
 )
 def crosstalk(
     sky: Observation,

@@ -14,6 +14,7 @@ from perturbations.light import with_light
     identity=0.0,
     source="our choice: 30 to 3000 electrons after a full well of 100,000, with the sky of a visit at about 700",
     version=1,
+    whole=True,
 )
 def persistence(
     sky: Observation, released: float, draws: Draws, *, magnitude: float = 12.0, surviving_fraction: float = 1.0

@@ -14,6 +14,7 @@ from perturbations.errors import InputError
     source="our choice around the per-cent errors that sky subtraction makes near bright galaxies (the problem treated "
     "by Blanton et al. 2011, AJ 142, 31)",
     version=1,
+    whole=True,
 )
 def background_offset(sky: Observation, percent: float, draws: Draws, *, oversubtracted: bool = False) -> Observation:
     """Leave a constant part of the sky in the image, or take as much too much out of it.

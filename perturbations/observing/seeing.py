@@ -13,7 +13,7 @@ from perturbations.psf import broadened
     ladder=(0.2, 0.4, 0.6, 0.8, 1.0),
     identity=0.0,
     source="from LSST r's 0.81 arcsec (surveycodex 1.3) to 0.83, 0.90, 1.01, 1.14 and 1.29 arcsec",
-    version=1,
+    version=2,
 )
 def seeing(sky: Observation, extra: float, draws: Draws) -> Observation:
     """Observe through a PSF of the same shape whose FWHM is sqrt(FWHM^2 + extra^2).

@@ -41,4 +41,4 @@ def sky_noise(sky: Observation, brightening: float, draws: Draws) -> Observation
     extra = (brighter.pixels("sky", sky.flux) - sky.exposure.pixels("sky", sky.flux)) / sky.exposure.pixels(
         "fraction", sky.flux
     )
-    return sky.replace(sky.flux + draws.normal("noise", sky.flux.shape[1:]) * extra.sqrt(), brighter)
+    return sky.replace(draws.normal("noise", sky.flux.shape[1:]).mul_(extra.sqrt()).add_(sky.flux), brighter)

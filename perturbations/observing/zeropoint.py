@@ -16,6 +16,7 @@ from perturbations.errors import InputError
     source="from the 1-2% of SDSS (Padmanabhan et al. 2008, ApJ 674, 1217); beyond 0.02 mag our choice, for thin cloud "
     "and for surveys calibrated apart",
     version=1,
+    whole=True,
 )
 def zeropoint(sky: Observation, error: float, draws: Draws, *, same_in_all_bands: bool = False) -> Observation:
     """Calibrate each galaxy's bands with zero-points that are wrong by a normal error of rms `error`.

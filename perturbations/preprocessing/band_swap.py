@@ -15,6 +15,7 @@ from perturbations.errors import InputError
     identity=0.0,
     source="our choice: two bands exchanged, then three turned round",
     version=1,
+    whole=True,
 )
 def band_swap(x: torch.Tensor, moved: float, draws: Draws) -> torch.Tensor:
     """Give each of that many bands, drawn for each galaxy, the image of the next of them; the last gets the first.
@@ -43,4 +44,5 @@ def band_swap(x: torch.Tensor, moved: float, draws: Draws) -> torch.Tensor:
     chosen = draws.uniform("order", (bands,)).argsort(dim=1, stable=True)[:, : int(moved)]
     source = torch.arange(bands, device=x.device).repeat(len(x), 1)
     source.scatter_(1, chosen, chosen.roll(-1, dims=1))
-    return x[torch.arange(len(x), device=x.device)[:, None], source]
+    rows = source + bands * torch.arange(len(x), device=x.device)[:, None]
+    return x.flatten(0, 1).index_select(0, rows.flatten()).reshape(x.shape)

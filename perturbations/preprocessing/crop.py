@@ -15,6 +15,7 @@ from perturbations.errors import InputError
     identity=1.0,
     source="our choice: to 0.5, where the galaxy fills four times the area and the outskirts of a large one are lost",
     version=1,
+    whole=True,
 )
 def crop(x: torch.Tensor, kept: float, draws: Draws) -> torch.Tensor:
     """Keep the middle of the image, that fraction of each side, and resample it to all pixels bilinearly.
