@@ -27,7 +27,8 @@ from robustastro.progress import Progress
 from robustastro.record import refuse_place, write_whole
 
 MOCKS, SEED = 60, 3  # mock galaxies that the stretch is fitted to, and their seed
-WIDTH = 110
+WIDTH = 110  # characters of a line of text
+SHORT = 8  # characters of a unit that fits over an image
 
 
 def one(
@@ -136,11 +137,9 @@ def _figure(
             raise refusal(entry)
         return contract.to_input(entry(galaxies.observation(which), strength, draws, **options).flux, galaxies.bands)
 
-    rungs = [
-        (strength_text({"strength": strength, "unit": entry.unit}), perturbed(strength).numpy())
-        for strength in entry.ladder
-    ]
     unit = unit_text(entry.unit)
+    beside = entry.unit if len(unit) <= SHORT else "1"  # a long one is in the title alone
+    rungs = [(strength_text({"strength": s, "unit": beside}), perturbed(s).numpy()) for s in entry.ladder]
     title = f"{entry.name}: {entry.parameter}" + (f" [{unit}]" if unit else "")
     labels = galaxies.labels
     names = [str(i) for i in galaxies.ids] if labels is None else [galaxies.classes[k] for k in labels]

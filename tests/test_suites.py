@@ -184,3 +184,11 @@ def test_the_list_is_by_family_with_units():
     assert text.index("observing") < text.index("transients") < text.index("detector") < text.index("attacks")
     assert "extra seeing FWHM, in quadrature [arcsec]: 0.2, 0.4, 0.6, 0.8, 1" in text
     assert "lsst" in listing.text("suites", listing.rows("suites"))
+
+
+def test_every_perturbation_says_what_it_is_good_for():
+    page = (ROOT / "docs" / "validation.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    named = [name.strip("`, ") for row in rows for name in row[0].removeprefix("| ").split(", ")]
+    assert sorted(named) == sorted(catalogue())
+    assert all(len(row) == 4 and all(cell.strip(" |") for cell in row) for row in rows)

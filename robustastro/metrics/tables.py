@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-UNITS = {"1": "", "input": "input units", "pixel": ""}  # how a catalogue unit is written for people
+UNITS = {"1": "", "input": "input units"}  # how a catalogue unit is written for people
 COLUMNS = {
     "clean accuracy [%]": ("clean_accuracy", 100.0, 1),
     "perturbed accuracy [%]": ("perturbed_accuracy", 100.0, 1),
