@@ -32,7 +32,7 @@ from robustastro.record import Record, refuse_place, write_whole
 from robustastro.suites import Suite
 
 PATIENCE = 600.0  # seconds above which a --limit is suggested
-KEPT, KEPT_OF_MANY, MANY = 16, 3, 5  # galaxies whose images are kept, of one perturbation and of more than five
+KEPT, KEPT_OF_MANY, MANY = 16, 1, 5  # galaxies whose images are kept, of one perturbation and of more than five
 
 Reading = Mapping[str, Any]
 

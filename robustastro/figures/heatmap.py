@@ -104,7 +104,7 @@ def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str
         low = cell["accuracy_drop"]["low"]
         weight = "bold" if low is not None and low > 0.0 else "normal"
         ax.text(rung, at - 0.13, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=6.5, fontweight=weight)
-        ax.text(rung, at + 0.29, f"{cell['strength']:.3g}", ha="center", va="center", color=ink, fontsize=4.2)
+        ax.text(rung, at + 0.29, f"{cell['strength']:.4g}", ha="center", va="center", color=ink, fontsize=4.2)
     ax.set_xticks(range(RUNGS), [str(k + 1) for k in range(RUNGS)])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
