@@ -18,6 +18,7 @@ from perturbations.psf import Frequencies, broadening, known_psf, through
 # ones of the two autoregressive series of simsee (Neilsen 2019, LSSTDESC/ObsStrat, fitted to the site's DIMM)
 NIGHTLY, WITHIN = 0.084 / math.sqrt(1.0 - 0.2**2), 0.052 / math.sqrt(1.0 - 0.7**2)
 SKY, SKY_GROWTH, SKY_WITHIN = 0.2, 3.0, 0.2  # mag, its factor per sigma, and spread within the night [dex]
+BRIGHTEST = 5.0  # mag: no moon makes more
 CALIBRATION = 0.01  # mag, rms; doubled by each sigma
 DRIFT = 0.1  # arcsec; doubled by each sigma
 MUONS = 0.017  # cm^-2 s^-1, the flux at sea level: the same in every night
@@ -51,7 +52,7 @@ def drawn(badness: float, bands: int, draws: Draws) -> Conditions:
         return torch.special.ndtri(draws.uniform(stream, shape).double() + 2.0**-25)
 
     seeing = torch.pow(10.0, NIGHTLY * badness + WITHIN * normal("seeing")).clamp_min(1.0)
-    sky = SKY * SKY_GROWTH**badness * torch.pow(10.0, SKY_WITHIN * normal("sky"))
+    sky = (SKY * SKY_GROWTH**badness * torch.pow(10.0, SKY_WITHIN * normal("sky"))).clamp_max(BRIGHTEST)
     return Conditions(
         seeing=seeing,
         sky=sky,
@@ -62,8 +63,12 @@ def drawn(badness: float, bands: int, draws: Draws) -> Conditions:
     )
 
 
-def observed(sky: Observation, conditions: Conditions, draws: Draws, *, surviving_fraction: float = 1.0) -> Observation:
+def observed(sky: Observation, conditions: Conditions, draws: Draws, **muons: float) -> Observation:
     """The same galaxies in these conditions: seeing and trail, brighter sky, cosmic rays, calibration, in this order.
+
+    Parameters
+    ----------
+    muons : options of `cosmic_rays`, such as surviving_fraction.
 
     Raises
     ------
@@ -91,14 +96,14 @@ def observed(sky: Observation, conditions: Conditions, draws: Draws, *, survivin
     noise = draws.within("sky").normal("noise", flux.shape[1:]).mul_(extra.sqrt())
     seen = seen.replace(noise.add_(seen.flux), brighter)
 
-    seen = cosmic_rays(seen, conditions.cosmic_rays, draws.within("cosmic_rays"), surviving_fraction=surviving_fraction)
+    seen = cosmic_rays(seen, conditions.cosmic_rays, draws.within("cosmic_rays"), **muons)
     factor = torch.pow(10.0, -0.4 * conditions.zeropoint)
     return seen.replace(seen.flux * factor[:, :, None, None].to(flux), seen.exposure.rescaled(factor.cpu()))
 
 
 def refuse_badness(badness: float) -> None:
-    """Refuse a night beyond four standard deviations."""
-    if not -4.0 <= badness <= 4.0:
+    """Refuse a night beyond three standard deviations."""
+    if not -3.0 <= badness <= 3.0:
         raise InputError(
-            f"night: {badness:g} sigma", "-4 to 4 standard deviations", "0 is a typical night, 1 a poor and 2 a bad one"
+            f"night: {badness:g} sigma", "-3 to 3 standard deviations", "0 is a typical night, 1 a poor and 2 a bad one"
         )

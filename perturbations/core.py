@@ -60,6 +60,13 @@ class Observation:
                 "name as many bands as the image has",
             )
         self.exposure.check(len(self.flux))
+        fitting = (self.flux.shape, (len(self.flux), 1, *self.flux.shape[2:]))
+        if self.mask is not None and (self.mask.dtype != torch.bool or self.mask.shape not in fitting):
+            raise InputError(
+                f"mask of shape {tuple(self.mask.shape)} and dtype {self.mask.dtype}",
+                "(N, C, H, W) or (N, 1, H, W) bool",
+                "make the mask fit the images",
+            )
 
     def take(self, which: slice) -> Observation:
         """Some of the galaxies."""
@@ -289,6 +296,8 @@ class Perturbation:
                 "wrap them with the model's stretch" if self.space == "stretch" else "apply the model's stretch first",
             )
         options, scoped = self.resolve(options), self._draws(draws, len(_pixels(sky)))
+        if len(scoped) == 0:
+            return sky.replace(sky.flux.clone()) if isinstance(sky, Observation) else _pixels(sky).clone()
         size = len(scoped) if self.whole else TOGETHER
         if len(scoped) <= size:
             return self._apply(sky, float(strength), scoped, options)
@@ -301,9 +310,16 @@ class Perturbation:
 
     def _apply(self, sky: Any, strength: float, draws: Draws, options: Mapping[str, Any]) -> Any:
         before = _pixels(sky)
-        kept = before.clone()
+        kept, known = before.clone(), _beside(sky)
         result = self.function(sky, strength, draws, **options)
         _same_bits(self, before, kept, "its input")
+        if any(not torch.equal(a, b) for a, b in zip(known, _beside(sky, copy=False), strict=True)):
+            raise BrokenPromise(f"{self.name} modified the exposure or the mask of its input")
+        wanted = Observation if self.space == "flux" else torch.Tensor
+        if not isinstance(result, wanted):
+            raise BrokenPromise(f"{self.name} returned a {type(result).__name__}, not a {wanted.__name__}")
+        if isinstance(result, Observation) and result.exposure.bands != sky.exposure.bands:
+            raise BrokenPromise(f"{self.name} returned other bands: {', '.join(result.exposure.bands)}")
         after = _pixels(result)
         low, high = _well_formed(self, before, after)
         if self.space != "flux" and not (low >= 0.0 and high <= 1.0):
@@ -421,8 +437,22 @@ def catalogue() -> Mapping[str, Perturbation]:
     for name in _built_in().values():
         importlib.import_module(name)
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        point.load()
+        _load(point)
     return MappingProxyType(dict(sorted(_catalogue.items())))
+
+
+def _load(point: importlib.metadata.EntryPoint) -> None:
+    try:
+        point.load()
+    except InputError:
+        raise
+    except (Exception, SystemExit) as problem:
+        package = point.dist.name if point.dist else point.value
+        raise InputError(
+            f"plug-in '{point.name}' of {package}: {type(problem).__name__}: {problem}",
+            "a module that can be imported",
+            "update or uninstall that package",
+        ) from problem
 
 
 def get(name: str) -> Perturbation:
@@ -447,6 +477,12 @@ def _built_in() -> dict[str, str]:
         if family.ispkg:
             folder = str(family.module_finder.path) + "/" + family.name.rpartition(".")[2]  # type: ignore[union-attr]
             for module in pkgutil.iter_modules([folder]):
+                if module.name in found:
+                    raise InputError(
+                        f"two perturbations are called '{module.name}' ({found[module.name]} and {family.name})",
+                        "one name, one perturbation",
+                        "rename one of them",
+                    )
                 found[module.name] = f"{family.name}.{module.name}"
     return found
 
@@ -510,6 +546,15 @@ def _same_bits(p: Perturbation, now: torch.Tensor, copy: torch.Tensor, what: str
 
 def _pixels(sky: Any) -> torch.Tensor:
     return sky.flux if isinstance(sky, Observation) else sky.images if isinstance(sky, Unstretched) else sky
+
+
+def _beside(sky: Any, copy: bool = True) -> list[torch.Tensor]:
+    """The numbers of the exposure, as bits, and the mask: what must not change beside the flux."""
+    if not isinstance(sky, Observation):
+        return []
+    beside = [number.view(torch.int64) for number in sky.exposure.numbers()]
+    beside += [] if sky.mask is None else [sky.mask]
+    return [tensor.clone() for tensor in beside] if copy else beside
 
 
 def _images_of(sky: Any, which: slice) -> Any:

@@ -6,6 +6,7 @@ import torch
 
 from perturbations.core import Observation
 from perturbations.draws import Draws
+from perturbations.psf import undamaged
 
 
 def dimmed(sky: Observation, kept: torch.Tensor, draws: Draws) -> Observation:
@@ -19,7 +20,12 @@ def dimmed(sky: Observation, kept: torch.Tensor, draws: Draws) -> Observation:
     sky : flux (N, C, H, W) in reference electrons per pixel, and its Exposure. Not modified.
     kept : 0 < a <= 1 per band (C,) or per galaxy and band (N, C).
     draws : stream "noise" is taken.
+
+    Raises
+    ------
+    InputError : masked pixels: dust dims no charge of a detector.
     """
+    undamaged(sky)
     a = (kept if kept.ndim == 2 else kept[None])[:, :, None, None].to(sky.flux)
     flux = sky.flux * a
     missing = sky.exposure.variance(sky.flux).mul_(a * a).neg_().add_(sky.exposure.variance(flux))

@@ -69,9 +69,9 @@ class Exposure:
             raise InputError(f"bands {self.bands}", "one or more different names", "name each band of the image once")
         for name in PER_BAND:
             object.__setattr__(self, name, self._checked(name))
-        if not (self.pixel_scale > 0 and math.isfinite(self.pixel_scale)):
+        if not 1e-3 <= self.pixel_scale <= 1e3:
             raise InputError(
-                f"pixel_scale = {self.pixel_scale}", "arcsec per pixel > 0", "give the camera's pixel scale"
+                f"pixel_scale = {self.pixel_scale}", "0.001 to 1000 arcsec per pixel", "give the camera's pixel scale"
             )
         if self.psf_shape not in PSF_SHAPES:
             raise unknown_name("PSF shape", self.psf_shape, PSF_SHAPES)
@@ -92,13 +92,13 @@ class Exposure:
         positive = name in ("fraction", "visits", "gain", "full_well")
         good = (value > 0) if positive else (value >= 0)
         if name == "zeropoint":
-            good = ~torch.isinf(value)
+            good = value.abs() <= 100.0
         elif name != "full_well":
             good &= torch.isfinite(value)
         if unknown_ok:
             good |= torch.isnan(value)
         if value.ndim > 2 or not bool(good.all()):
-            bound = "a finite magnitude" if name == "zeropoint" else "> 0" if positive else ">= 0"
+            bound = "within 100 mag" if name == "zeropoint" else "> 0" if positive else ">= 0"
             raise InputError(f"{name} = {value.tolist()}", f"{name} {bound}", "correct the exposure")
         return value
 
@@ -210,12 +210,23 @@ class Exposure:
     @classmethod
     def joined(cls, parts: Sequence[Exposure], counts: Sequence[int]) -> Exposure:
         """The exposure of so many galaxies of each part, one after the other; the parts differ in numbers only."""
+        fixed = ("bands", "pixel_scale", "psf_shape", "moffat_beta")
+        if any(getattr(part, name) != getattr(parts[0], name) for part in parts for name in fixed):
+            raise InputError(
+                "exposures of different bands, pixels or PSF shape",
+                "parts that differ in numbers per band only",
+                "give all galaxies the same",
+            )
         changes = {}
         for name in PER_BAND:
             values = [getattr(part, name) for part in parts]
             if any(v.ndim == 2 for v in values) or not all(torch.equal(v, values[0]) for v in values):
                 changes[name] = torch.cat([v.expand(n, -1) for v, n in zip(values, counts, strict=True)])
         return parts[0].replace(**changes)
+
+    def numbers(self) -> list[torch.Tensor]:
+        """Every number per band, in a fixed order."""
+        return [getattr(self, name) for name in PER_BAND]
 
     def take(self, which: Any) -> Exposure:
         """The exposure of a subset of the galaxies, given by position."""

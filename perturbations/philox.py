@@ -28,7 +28,8 @@ def philox(words: torch.Tensor, key: bytes, count: int) -> torch.Tensor:
     blocks = -(-count // 4)
     if words.device.type == "cpu":
         out = np.empty((len(words), 4 * blocks), dtype=np.uint32)
-        _compiled(words.numpy().astype(np.uint32), *(np.uint32(k) for k in _keys(key)), out)
+        key0, key1 = _keys(key)
+        _compiled(words.numpy().astype(np.uint32), np.uint32(key0), np.uint32(key1), out)
         return torch.from_numpy(out.view(np.int32))[:, :count]
     return philox_torch(words, key, blocks)[:, :count]
 

@@ -125,12 +125,7 @@ def through(sky: Observation, kernel: Callable[[Frequencies], torch.Tensor], dra
     ------
     InputError : pixels are masked: optics act before the detector, and would smear its defects over their neighbours.
     """
-    if sky.mask is not None and bool(sky.mask.any()):
-        raise InputError(
-            f"optics after {int(sky.mask.sum())} pixels were damaged by a detector",
-            "light passes the optics first",
-            "apply this perturbation before those of the detector",
-        )
+    undamaged(sky)
     exposure, (_, bands, height, width) = sky.exposure, sky.flux.shape
     rows, columns = padded(exposure, sky.flux)
     transfer = kernel(grid(rows, columns, exposure.pixel_scale, sky.flux))
@@ -158,6 +153,16 @@ def broadened(sky: Observation, fwhm: torch.Tensor, draws: Draws) -> Observation
     """
     flux = through(sky, lambda at: broadening(sky.exposure, fwhm, at.k), draws)
     return sky.replace(flux, sky.exposure.replace(psf_fwhm=fwhm))
+
+
+def undamaged(sky: Observation) -> None:
+    """Refuse an image with masked pixels: its light passes air and optics before it reaches the detector."""
+    if sky.mask is not None and bool(sky.mask.any()):
+        raise InputError(
+            f"light changed after {int(sky.mask.sum())} pixels were damaged by a detector",
+            "air and optics come before the detector",
+            "apply this perturbation before those of the detector",
+        )
 
 
 def known_psf(exposure: Exposure) -> None:

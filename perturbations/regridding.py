@@ -17,7 +17,7 @@ from perturbations.core import Observation
 from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
-from perturbations.psf import MARGIN, Frequencies, grid, known_psf, padded_size, transfer
+from perturbations.psf import MARGIN, Frequencies, grid, known_psf, padded_size, transfer, undamaged
 
 WHITE = 2.0  # arcsec beyond which noise seen through a PSF is independent
 FAINT = 1e-10  # of the transfer function: nothing is left there
@@ -131,12 +131,7 @@ def _noise_period(size: int, scale: float) -> int:
 
 
 def _possible(sky: Observation, target: Exposure) -> None:
-    if sky.mask is not None and bool(sky.mask.any()):
-        raise InputError(
-            f"another survey after {int(sky.mask.sum())} pixels were damaged by a detector",
-            "light passes the optics first",
-            "apply this perturbation before those of the detector",
-        )
+    undamaged(sky)
     source = sky.exposure
     known_psf(source)
     known_psf(target)

@@ -267,8 +267,8 @@ def evaluate(
             steps, model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit, batch=batch_size,
             device=device, seed=seed, out=out, progress=progress, suite=chosen,
         )  # fmt: skip
-    for path in commands.draw(record, ("heatmap",)):
-        say(f"figure {path}")
+    made = commands.draw(record, ("heatmap",))
+    say(f"figure {made[0]}" if made else "no heat map: it takes three perturbations at rungs, and labelled galaxies")
     result = commands.suite_result(record, chosen.name)
     print(json.dumps(result, indent=1) if as_json else commands.attack_text(record, result))
 
@@ -314,14 +314,15 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = [a for a in arguments if a != "--debug"]
     try:
         sys.exit(app(arguments, standalone_mode=True))
+    except SystemExit as end:
+        if end.code == 130:  # typer takes the interruption for itself
+            say("robustastro: interrupted; what is finished is kept, and the same command goes on from there")
+        raise
     except InputError as problem:
         if debug:
             raise
         say(f"robustastro: {problem}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("robustastro: interrupted; what is finished is kept, and the same command goes on from there")
-        sys.exit(130)
     except BrokenPromise as problem:
         if debug:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def every(data: str | None, reading: Reading, count: int, seed: int, out: Path, 
         save(figure, path, dpi=110)
         made.append(path)
         families.setdefault(entry.family, []).append(entry.facts())
-    page = _page(families, refused, galaxies, made)
+    page = _page(families, refused, galaxies, made, data)
     write_whole(out / "index.md", lambda file: file.write_text(page))
     return [*made, out / "index.md"]
 
@@ -113,6 +114,8 @@ def _galaxies(data: str | None, reading: Reading, count: int, progress: Progress
     else:
         nth = np.array([int(np.sum(every.labels[:k] == label)) for k, label in enumerate(every.labels)])
         order = np.lexsort((every.labels, nth))
+    if len(every.classes) < 2:  # a stretch needs no classes, a contract does
+        return every.take(order[:count]), fit_contract(replace(every, labels=None, classes=("one", "other")))
     return every.take(order[:count]), fit_contract(every)
 
 
@@ -151,13 +154,14 @@ def _page(
     refused: Mapping[str, str],
     galaxies: Galaxies,
     made: Sequence[Path],
+    data: str | None,
 ) -> str:
     lines = [
         "# Every corruption on the same galaxies",
         "",
         f"{len(made)} corruptions on {len(galaxies)} galaxies of {galaxies.domain}. "
         + strip.caption(band_note(galaxies.bands)),
-        "Made by `robustastro show --all --galaxies 3`.",
+        f"Made by `robustastro show --all{f' --data {data}' if data else ''} --galaxies {len(galaxies)}`.",
     ]
     for family, entries in families.items():
         lines += ["", f"## {family}"]

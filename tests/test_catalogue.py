@@ -181,3 +181,94 @@ def test_a_large_batch_is_its_galaxies_with_exposures_and_masks_of_their_own(nam
         )
         masks = [m.mask if m.mask is not None else torch.zeros(1) for m in (whole.take(one), expected)]
         assert bool((masks[0] == masks[1]).all())
+
+
+def flux_mutant(change) -> Perturbation:
+    """Depth that also does something to what it is given, or to what it returns."""
+
+    def function(sky, kept, draws):
+        return change(sky, DEPTH(sky, kept, draws))
+
+    return mutant(get("depth"), function)
+
+
+def brighter_sky(sky, seen):
+    sky.exposure.sky.mul_(2.0)
+    return seen
+
+
+def masked_input(sky, seen):
+    sky.mask.fill_(True)
+    return seen
+
+
+def through_numpy(sky, seen):
+    sky.flux.numpy()[0, 0, 0, 0] += 1e-3
+    return seen
+
+
+@pytest.mark.parametrize("images", [6, TOGETHER + 3])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (brighter_sky, "modified the exposure"),
+        (masked_input, "modified the exposure or the mask"),
+        (through_numpy, "modified its input"),
+        (lambda sky, seen: seen.flux, "returned a Tensor"),
+        (lambda sky, seen: None, "returned a NoneType"),
+        (lambda sky, seen: Observation(seen.flux, seen.exposure.replace(bands=("a", "b", "c"))), "other bands"),
+    ],
+)
+def test_what_is_given_stays_and_what_comes_back_is_an_observation(change, words, images):
+    few = galaxies(6)
+    flux = few.flux[[k % 6 for k in range(images)]]
+    sky = Observation(flux, few.exposure, torch.zeros(images, 1, *flux.shape[2:], dtype=torch.bool))
+    with pytest.raises(BrokenPromise, match=words):
+        flux_mutant(change)(sky, 0.5, Draws([str(k) for k in range(images)], 0))
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 5, 5), (7, 1, 32, 32), (32, 32)])
+def test_a_mask_fits_its_images(shape):
+    sky = galaxies(6)
+    with pytest.raises(InputError, match="mask of shape"):
+        Observation(sky.flux, sky.exposure, torch.zeros(shape, dtype=torch.bool))
+    with pytest.raises(InputError, match="float32"):
+        Observation(sky.flux, sky.exposure, torch.zeros_like(sky.flux))
+
+
+@pytest.mark.parametrize("name", [name for name, p in catalogue().items() if p.kind == "corruption"])
+def test_no_galaxies_are_no_galaxies(name):
+    p, sky = get(name), galaxies(6).take(slice(0, 0))
+    given = {"flux": sky, "stretch": Unstretched(sky.flux, STRETCH), "input": sky.flux}[p.space]
+    result = p(given, p.ladder[-1], Draws([], 0))
+    assert len(result.flux if isinstance(result, Observation) else result) == 0
+
+
+def test_two_files_of_one_name_and_a_plug_in_that_cannot_be_imported_are_said(tmp_path):
+    program = """
+        import sys, pkgutil; sys.path.insert(0, {place!r})
+        import perturbations
+        perturbations.__path__.append({place!r})
+        from perturbations.core import catalogue
+        catalogue()
+    """
+
+    def said(setup):
+        setup()
+        code = textwrap.dedent(program.format(place=str(tmp_path)))
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.splitlines()[-1]
+
+    def twice():
+        (tmp_path / "weather").mkdir()
+        (tmp_path / "weather" / "__init__.py").touch()
+        (tmp_path / "weather" / "depth.py").touch()
+
+    def broken_plug_in():
+        (tmp_path / "weather" / "depth.py").unlink()
+        info = tmp_path / "plug-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1\n")
+        (info / "entry_points.txt").write_text("[robustastro.perturbations]\nfog = nowhere\n")
+
+    assert "two perturbations are called 'depth'" in said(twice)
+    assert "plug-in 'fog' of plug: ModuleNotFoundError" in said(broken_plug_in)

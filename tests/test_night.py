@@ -64,6 +64,16 @@ def conditions(**changes) -> Conditions:
     return Conditions(**{**calm, "cosmic_rays": 0.0, **changes})
 
 
+def _same_area_fwhm(star: torch.Tensor, sky: Observation) -> float:
+    """FWHM of the Gaussian PSF with the noise-equivalent area that the star's has grown to, from that of the PSF."""
+    area, before = (
+        float(image.double().sum() ** 2 / image.double().square().sum()) for image in (star, sky.flux[0, 0])
+    )
+    # of a Gaussian, 4 pi sigma^2: the star is a Gaussian of 4 pixels, the PSF is one of 1.9 arcsec
+    psf = 4.0 * math.pi * (1.9 / 0.2) ** 2 / (8.0 * math.log(2.0))
+    return 1.9 * math.sqrt((psf + area - before) / psf)
+
+
 def one(value: float) -> torch.Tensor:
     return torch.tensor([value], dtype=torch.float64)
 
@@ -84,6 +94,7 @@ def test_seeing_drift_and_calibration_do_what_they_say():
     assert float(seen.exposure.psf_fwhm) == pytest.approx(1.4 * 1.9)
     seen = observed(sky, conditions(drift=one(2.0), direction=one(math.pi / 2)), draws(1))
     assert moments(seen.flux[0, 0]) == pytest.approx([before[0] + 100.0 / 12.0, before[1]], rel=2e-3)
+    assert float(seen.exposure.psf_fwhm) == pytest.approx(_same_area_fwhm(seen.flux[0, 0], sky), rel=0.01)
     seen = observed(sky, conditions(zeropoint=one(0.1)[:, None]), draws(1))
     assert float(seen.flux.sum() / sky.flux.sum()) == pytest.approx(10.0**-0.04, rel=1e-5)
     assert float(seen.exposure.zeropoint) == pytest.approx(29.9 + 0.0, abs=1e-9)
@@ -112,7 +123,7 @@ def test_muons_come_in_every_night_and_rejection_takes_them_out():
 
 def test_impossible_nights_are_refused():
     sky = Observation(torch.zeros(2, 3, 32, 32), Exposure.from_survey("LSST", "gri"))
-    for badness in (5.0, float("nan"), -9.0):
+    for badness in (3.5, float("nan"), -9.0):
         with pytest.raises(InputError, match="night"):
             get("night")(sky, badness, draws(2))
     blind = Observation(sky.flux, sky.exposure.replace(psf_fwhm=float("nan")))

@@ -70,6 +70,19 @@ def test_blank_sky_has_the_noise_of_a_fresh_exposure(name, shape):
         assert chained is None
 
 
+@pytest.mark.parametrize("name", FLUX)
+def test_severity_is_smooth(name):
+    """The same galaxy meets the same draws at any strength: a strength a thousandth away gives nearly the same sky."""
+    p = get(name)
+    if p.unit == "bit":
+        pytest.skip("a number of bits is whole")
+    strength = p.ladder[-1]
+    one, other = (
+        p(blank_sky(exposure("kolmogorov")), s, Draws(IDS, 0)).flux.flatten() for s in (strength, 0.999 * strength)
+    )
+    assert float(torch.corrcoef(torch.stack([one, other]))[0, 1]) > 0.99
+
+
 def seeing_without_noise_put_back(sky, draws):
     from perturbations.psf import broadening, frequencies
 

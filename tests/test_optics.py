@@ -572,3 +572,15 @@ def test_any_number_of_bands_and_small_oblong_images(name):
             assert torch.allclose(
                 after[1:], alone, rtol=1e-5, atol=1e-5 * float(light.max() if p.space == "flux" else 1)
             )
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+def test_the_psf_of_a_trail_has_the_noise_equivalent_area_of_a_star_in_it(jitter):
+    """1 / sum of PSF^2 of what GalSim draws, against that of a round PSF of the returned width."""
+    air, drift = galsim.Kolmogorov(fwhm=0.8), 1.5
+    parts: list[Any] = [air, galsim.Box(drift, 1e-3), *([galsim.Gaussian(sigma=jitter * drift)] if jitter else [])]
+    e = quiet(psf_fwhm=0.8)
+    after = get("tracking")(Observation(drawn(air), e), drift, draws(), jitter=jitter).exposure
+    round_one = drawn(galsim.Kolmogorov(fwhm=float(after.psf_fwhm)))
+    areas = [float(image.sum() ** 2 / image.square().sum()) for image in (drawn(*parts), round_one)]
+    assert areas[1] == pytest.approx(areas[0], rel=0.02)

@@ -184,6 +184,14 @@ def test_a_linear_display_becomes_astropys_asinh_stretch(softening):
     assert stretched("stretch", images, DISPLAY, softening).numpy() == pytest.approx(theirs, abs=2e-6)
 
 
+def test_the_softening_counts_in_the_larger_of_black_and_white():
+    model = Stretch(kind="linear", low=(-10.0,), high=(1.0,))
+    values = torch.linspace(-10.0, 1.0, 23).expand(1, 1, 1, 23)
+    ends = [math.asinh(5.0 * end / 10.0) for end in (-10.0, 1.0)]
+    expected = (torch.asinh(5.0 * values / 10.0) - ends[0]) / (ends[1] - ends[0])
+    assert torch.allclose(stretched("stretch", values, model, 5.0), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("softening", [1.0, 10.0, 100.0])
 def test_an_asinh_model_meets_an_image_that_was_stretched_before(softening):
     """The same between black and white as astropy's stretch of the clipped image, with signs; then the model's own."""

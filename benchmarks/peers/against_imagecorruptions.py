@@ -12,7 +12,7 @@ from benchmarks.peers import Peer
 
 def _corrupted(name: str) -> Callable[[np.ndarray, float, np.random.Generator], np.ndarray]:
     def peer(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-        from imagecorruptions import corrupt
+        from imagecorruptions import corrupt  # pyright: ignore[reportMissingImports]
 
         values = image if image.max() <= 1.0 else (np.arcsinh(image / 2e4) / 2.0 + 0.5).clip(0.0, 1.0)
         grey = np.ascontiguousarray(np.moveaxis(np.rint(values * 255.0).astype(np.uint8), 0, -1))

@@ -6,13 +6,13 @@ from benchmarks.peers import Peer
 
 
 def pixel_noise(values: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    from nrtk.impls.perturb_image.photometric.noise import GaussianNoisePerturber
+    from nrtk.impls.perturb_image.photometric.noise import GaussianNoisePerturber  # pyright: ignore[reportMissingImports]
 
     return GaussianNoisePerturber(var=sigma**2, seed=int(rng.integers(2**31))).perturb(image=_display(values))[0]
 
 
 def miscentring(values: np.ndarray, pixels: float, rng: np.random.Generator) -> np.ndarray:
-    from nrtk.impls.perturb_image.geometric.random import RandomTranslationPerturber
+    from nrtk.impls.perturb_image.geometric.random import RandomTranslationPerturber  # pyright: ignore[reportMissingImports]
 
     perturber = RandomTranslationPerturber(seed=int(rng.integers(2**31)))
     limit = max(1, round(pixels))
@@ -20,13 +20,13 @@ def miscentring(values: np.ndarray, pixels: float, rng: np.random.Generator) -> 
 
 
 def defocus(flux: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    from nrtk.impls.perturb_image.optical.otf import DefocusPerturber
+    from nrtk.impls.perturb_image.optical.otf import DefocusPerturber  # pyright: ignore[reportMissingImports]
 
     return DefocusPerturber(w_x=strength, w_y=strength).perturb(image=_stretched(flux), img_gsd=0.2)[0]
 
 
 def tracking(flux: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    from nrtk.impls.perturb_image.optical.otf import JitterPerturber
+    from nrtk.impls.perturb_image.optical.otf import JitterPerturber  # pyright: ignore[reportMissingImports]
 
     return JitterPerturber(s_x=strength, s_y=strength).perturb(image=_stretched(flux), img_gsd=0.2)[0]
 

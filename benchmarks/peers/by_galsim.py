@@ -1,5 +1,7 @@
 """With GalSim alone, image by image and band by band, what the other modules here do by hand in NumPy."""
 
+from typing import Any
+
 import galsim
 import numpy as np
 
@@ -15,7 +17,7 @@ FWHM, SCALE = LSST.psf_fwhm.tolist(), LSST.pixel_scale
 def read_noise(flux: np.ndarray, added: float, rng: np.random.Generator) -> np.ndarray:
     deviate = _deviate(rng)
 
-    def changed(image: galsim.Image, band: int) -> galsim.Image:
+    def changed(image: Any, band: int) -> Any:
         image.addNoise(galsim.GaussianNoise(deviate, sigma=VISITS[band] ** 0.5 * added))
         return image
 
@@ -25,7 +27,7 @@ def read_noise(flux: np.ndarray, added: float, rng: np.random.Generator) -> np.n
 def dimming(flux: np.ndarray, fainter: float, rng: np.random.Generator) -> np.ndarray:
     deviate, kept = _deviate(rng), 10.0 ** (-0.4 * fainter)
 
-    def changed(image: galsim.Image, band: int) -> galsim.Image:
+    def changed(image: Any, band: int) -> Any:
         faint = image * kept
         missing = faint.array * (1.0 - kept) + (SKY[band] + READ[band]) * (1.0 - kept**2)
         faint.addNoise(galsim.VariableGaussianNoise(deviate, galsim.ImageF(missing.clip(0.0))))
@@ -40,8 +42,8 @@ def sky_gradient(flux: np.ndarray, percent: float, rng: np.random.Generator) -> 
     plane = x * np.cos(angle) + y * np.sin(angle)
     plane = (plane - plane.min()) / np.ptp(plane) * percent / 100.0
 
-    def changed(image: galsim.Image, band: int) -> galsim.Image:
-        light = galsim.ImageF((plane * SKY[band]).astype(np.float32))
+    def changed(image: Any, band: int) -> Any:
+        light: Any = galsim.ImageF((plane * SKY[band]).astype(np.float32))
         light.addNoise(galsim.VariableGaussianNoise(deviate, light.copy()))
         return image + light - SKY[band] * percent / 200.0
 
@@ -58,7 +60,7 @@ def zeropoint(flux: np.ndarray, error: float, rng: np.random.Generator) -> np.nd
 
 
 def nonlinearity(flux: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
-    def changed(image: galsim.Image, band: int) -> galsim.Image:
+    def changed(image: Any, band: int) -> Any:
         visit = (image + SKY[band]) / VISITS[band]
         visit.applyNonlinearity(lambda q: q * (1.0 - alpha * np.minimum(q / FULL_WELL[band], 1.0)))
         dark = SKY[band] / VISITS[band]
@@ -76,19 +78,20 @@ def pixel_scale(flux: np.ndarray, ratio: float, rng: np.random.Generator) -> np.
     return _drawn(flux, galsim.Pixel(SCALE * ratio), ratio, _deviate(rng))
 
 
-def _drawn(flux: np.ndarray, kernel: galsim.GSObject, ratio: float, deviate: galsim.BaseDeviate) -> np.ndarray:
+def _drawn(flux: np.ndarray, kernel: Any, ratio: float, deviate: galsim.BaseDeviate) -> np.ndarray:
     """Convolve with a kernel, draw on pixels `ratio` times as large, and add white noise of the variance that is lost.
 
     GalSim's own whitening asks for tens of gigabytes with kernels as sharp as these.
     """
 
-    def changed(image: galsim.Image, band: int) -> galsim.Image:
+    def changed(image: Any, band: int) -> Any:
         image.scale = SCALE
         height, width = image.array.shape
         blank = SKY[band] + READ[band]
-        size = 1.1 * max(image.array.shape) * SCALE * ratio
+        size: Any = 1.1 * max(image.array.shape) * SCALE * ratio
         sky = galsim.InterpolatedImage(image, noise_pad=blank, noise_pad_size=size, rng=deviate)
-        drawn = galsim.Convolve(sky, kernel).drawImage(nx=width, ny=height, scale=SCALE * ratio, method="no_pixel")
+        seen: Any = galsim.Convolve(sky, kernel)
+        drawn = seen.drawImage(nx=width, ny=height, scale=SCALE * ratio, method="no_pixel")
         lost = max(blank * ratio**2 - drawn.array[:10].var(), 0.0)
         drawn.addNoise(galsim.GaussianNoise(deviate, sigma=lost**0.5))
         return drawn

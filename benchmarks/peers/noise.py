@@ -1,5 +1,7 @@
 """Depth, sky and seeing with GalSim, an image at a time."""
 
+from typing import Any
+
 import galsim
 import numpy as np
 
@@ -23,7 +25,7 @@ def sky_noise(flux: np.ndarray, brightening: float, rng: np.random.Generator) ->
 def _noisier(flux: np.ndarray, rng: np.random.Generator, variance) -> np.ndarray:
     deviate, seen = galsim.BaseDeviate(int(rng.integers(2**31))), np.empty_like(flux)
     for band in range(len(flux)):
-        image = galsim.ImageF(flux[band].copy())
+        image: Any = galsim.ImageF(flux[band].copy())
         image.addNoise(galsim.VariableGaussianNoise(deviate, galsim.ImageF(variance(band).clip(0.0))))
         seen[band] = image.array
     return seen
@@ -36,9 +38,8 @@ def seeing(flux: np.ndarray, extra: float, rng: np.random.Generator) -> np.ndarr
         profile = galsim.InterpolatedImage(galsim.ImageF(image.copy(), scale=0.2), normalization="flux")
         fwhm = float(np.hypot(FWHM[band], extra))
         kernel = galsim.Convolve(galsim.Kolmogorov(fwhm=fwhm), galsim.Deconvolve(galsim.Kolmogorov(fwhm=FWHM[band])))
-        drawn = galsim.Convolve(profile, kernel).drawImage(
-            nx=image.shape[1], ny=image.shape[0], scale=0.2, method="no_pixel"
-        )
+        convolved: Any = galsim.Convolve(profile, kernel)
+        drawn = convolved.drawImage(nx=image.shape[1], ny=image.shape[0], scale=0.2, method="no_pixel")
         white = galsim.UncorrelatedNoise((SKY[band] + READ[band]) / FRACTION[band], rng=deviate, scale=0.2)
         drawn.whitenNoise(white.convolvedWith(kernel))
         seen[band] = drawn.array

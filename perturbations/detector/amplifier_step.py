@@ -5,6 +5,7 @@ import torch
 from perturbations.core import Observation, corruption
 from perturbations.defects import every_visit, refuse_outside
 from perturbations.draws import Draws
+from perturbations.errors import InputError
 
 
 @corruption(
@@ -39,10 +40,12 @@ def amplifier_step(sky: Observation, step: float, draws: Draws) -> Observation:
     ------
     InputError : a negative step.
     """
-    refuse_outside("amplifier_step", "step", step, 0.0, float("inf"), "which side is higher is drawn")
+    refuse_outside("amplifier_step", "step", step, 0.0, 1e6, "which side is higher is drawn")
     if step == 0.0:
         return sky.replace(sky.flux.clone())
     bands, width = sky.flux.shape[1], sky.flux.shape[3]
+    if width < 2:
+        raise InputError("amplifier_step: images 1 pixel wide", "2 columns or more", "use larger cutouts")
     border = 1 + draws.integers("border", width - 1, (bands, 1, 1))
     rising = draws.integers("side", 2, (bands, 1, 1)) == 1
     right = torch.arange(width, device=sky.flux.device) >= border

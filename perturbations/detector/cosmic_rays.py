@@ -54,7 +54,8 @@ def cosmic_rays(
     rate : >= 0 hits per cm^2 of sensor and second.
     draws : this batch's random numbers, keyed by galaxy.
     visit_seconds : exposure time of one visit; the whole is fraction x visits times that.
-    pixel_um, thickness_um : size of a pixel and depth of the silicon [um]; LSST's are 10 and 100.
+    pixel_um, thickness_um : size of a pixel and depth of the silicon [um]; LSST's are 10 and 100. After `pixel_scale`,
+        the pixels are larger by its ratio.
     surviving_fraction : of the charge of a track that outlier rejection among the visits leaves.
     repaired : damaged pixels are filled from their neighbours, as a pipeline leaves them. They are masked in any case.
 

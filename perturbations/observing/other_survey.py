@@ -18,7 +18,8 @@ SHORTEST, LONGEST = 1e-6, 1e6  # of the survey's full exposure
     ladder=(1.0, 0.6, 0.4, 0.25, 0.15),
     identity=None,
     no_identity="another survey has its own PSF, pixels and noise, whatever its exposure",
-    source="our choice: DES's 900 s down to the exposure of DECaLS with the same camera; surveys: surveycodex 1.3, and "
+    source="our choice (already the first rung changes pixels, PSF and noise at once): DES's 900 s down to the "
+    "exposure of DECaLS with the same camera; surveys: surveycodex 1.3, and "
     "surveys.py for DECaLS and Stripe 82",
     version=1,
 )

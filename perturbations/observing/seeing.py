@@ -27,7 +27,7 @@ def seeing(sky: Observation, extra: float, draws: Draws) -> Observation:
     Parameters
     ----------
     sky : flux (N, C, H, W) in reference electrons per pixel, and its Exposure with psf_fwhm. Not modified.
-    extra : >= 0 arcsec.
+    extra : 0 to 100 arcsec.
     draws : this batch's random numbers, keyed by galaxy.
 
     Returns
@@ -36,10 +36,12 @@ def seeing(sky: Observation, extra: float, draws: Draws) -> Observation:
 
     Raises
     ------
-    InputError : a negative width, or an exposure whose PSF is unknown.
+    InputError : a width out of range, or an exposure whose PSF is unknown.
     """
-    if not 0.0 <= extra < float("inf"):
-        raise InputError(f"seeing: extra = {extra:g} arcsec", "extra >= 0", "an image cannot be sharpened by seeing")
+    if not 0.0 <= extra <= 100.0:
+        raise InputError(
+            f"seeing: extra = {extra:g} arcsec", "0 <= extra <= 100", "an image cannot be sharpened by seeing"
+        )
     if extra == 0.0:
         return sky.replace(sky.flux.clone())
     return broadened(sky, (sky.exposure.psf_fwhm**2 + extra**2).sqrt(), draws)

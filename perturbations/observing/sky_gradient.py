@@ -61,5 +61,5 @@ def _ramp(angle: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     rows, columns = like.shape[-2:]
     y, x = (torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1) / 2.0 for n in (rows, columns))
     cos, sin = (turn[..., None, None].to(like) for turn in (angle.cos(), angle.sin()))
-    extent = cos.abs() * (columns - 1) + sin.abs() * (rows - 1)
+    extent = (cos.abs() * (columns - 1) + sin.abs() * (rows - 1)).clamp_min(1e-6)
     return ((cos / extent) * x + (sin / extent) * y[:, None]).clamp_(-0.5, 0.5)

@@ -22,8 +22,8 @@ LONGEST = 60.0  # arcsec
     ladder=(21.0, 20.0, 19.0, 18.0, 17.0),
     identity=None,
     no_identity="an asteroid of any magnitude adds light",
-    source="our choice: from two sigma of the coadded sky in its brightest pixel to just below saturation in one visit "
-    "(LSST r, all ten years, rejection failed)",
+    source="our choice: from two sigma of the coadded sky in its brightest pixel to a third of the full well in one "
+    "visit (LSST r, all ten years, rejection failed)",
     version=1,
 )
 def asteroid(

@@ -63,9 +63,9 @@ def blend(
     """
     if not 0.0 <= ratio <= 1000.0:
         raise InputError(f"blend: ratio = {ratio:g}", "0 to 1000", "give the neighbour's flux over the galaxy's")
-    if not 0.0 <= separation < math.inf:
+    if not 0.0 <= separation <= 1000.0:
         raise InputError(
-            f"blend: separation = {separation:g}", "half-light radii >= 0", "the direction is drawn by key"
+            f"blend: separation = {separation:g}", "0 to 1000 half-light radii", "the direction is drawn by key"
         )
     if not 0.0 < radius <= 5.0:
         raise InputError(f"blend: radius = {radius:g} arcsec", "0 < radius <= 5", "neighbours are small and distant")

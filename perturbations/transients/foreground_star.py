@@ -5,6 +5,7 @@ import math
 import torch
 
 from perturbations.core import Observation, corruption
+from perturbations.defects import every_visit
 from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.light import electrons, with_light
@@ -18,8 +19,8 @@ from perturbations.profiles import at_distance, at_radius, from_centre, line_spr
     ladder=(21.0, 19.0, 17.0, 15.0, 13.0),
     identity=None,
     no_identity="a star of any magnitude adds light",
-    source="our choice: from as bright as a galaxy to one whose halo and spikes cover the stamp; from about 16 mag on "
-    "its core is full in each LSST visit of 30 s",
+    source="our choice: from as bright as a galaxy to one whose halo and spikes cover the stamp; from about 15.7 mag "
+    "on its core is full in each LSST visit of 30 s",
     version=1,
 )
 def foreground_star(
@@ -64,10 +65,10 @@ def foreground_star(
     """
     if not 0.0 <= magnitude <= 40.0:
         raise InputError(f"foreground_star: magnitude = {magnitude:g}", "0 to 40 mag", "give an AB magnitude")
-    if not 0.0 <= nearest <= farthest < math.inf:
+    if not 0.0 <= nearest <= farthest <= 3600.0:
         raise InputError(
             f"foreground_star: between {nearest:g} and {farthest:g} arcsec",
-            "0 <= nearest <= farthest",
+            "0 <= nearest <= farthest <= 3600",
             "give distances from the middle of the stamp",
         )
     if not 0.0 <= spikes <= 1.0:
@@ -91,7 +92,7 @@ def foreground_star(
             shape.add_(at_distance(table, across).mul_(density[:, None]))
     light = shape.mul_(electrons(exposure, magnitude, sky.flux))
     like = sky.flux
-    most = exposure.pixels("full_well", like) * exposure.pixels("visits", like) - exposure.pixels("sky", like)
+    most = exposure.pixels("full_well", like) * every_visit(exposure, like) - exposure.pixels("sky", like)
     full = sky.flux + light >= most
     bright = with_light(sky, light, draws)
     return sky.replace(torch.where(full, most, bright.flux), mask=full)

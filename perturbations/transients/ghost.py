@@ -60,9 +60,11 @@ def ghost(
     if not 0.0 <= brightness <= 100.0:
         raise InputError(f"ghost: brightness = {brightness:g}", "0 to 100 of the sky", "give a part of the sky level")
     broadest = float(sky.exposure.psf_fwhm.max())
-    if not 10.0 * broadest <= radius < math.inf and not math.isnan(broadest):
+    if not 10.0 * broadest <= radius <= 3600.0 and not math.isnan(broadest):
         raise InputError(
-            f"ghost: radius = {radius:g} arcsec", f">= {10.0 * broadest:.3g} arcsec, ten PSF FWHM", "ghosts are large"
+            f"ghost: radius = {radius:g} arcsec",
+            f"{10.0 * broadest:.3g} (ten PSF FWHM) to 3600 arcsec",
+            "ghosts are large",
         )
     if not 0.0 <= obscuration <= 0.95:
         raise InputError(f"ghost: obscuration = {obscuration:g}", "0 to 0.95", "0 is a filled disk")

@@ -5,6 +5,7 @@ import math
 import torch
 
 from perturbations.core import Observation, corruption
+from perturbations.defects import every_visit
 from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.exposure import PER_BAND, Exposure
@@ -132,7 +133,7 @@ def in_one_visit(
         )
     one, at = in_filter(sky.exposure, which), which[:, :, None, None].expand_as(charge)
     there = sky.flux if at.shape == sky.flux.shape else sky.flux.gather(1, at)
-    others = (there.clamp_min(0.0) + one.pixels("sky", charge)) / one.pixels("visits", charge)
+    others = (there.clamp_min(0.0) + one.pixels("sky", charge)) / every_visit(one, charge)
     room = (one.pixels("full_well", charge) - others).clamp_min_(0.0)
     full = (charge >= room) & (surviving_fraction > 0.0)
     share = surviving_fraction / one.pixels("fraction", charge)

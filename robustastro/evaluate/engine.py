@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ class _Run:
             if entry.space == "flux" and self.galaxies.exposure is None:
                 raise refusal(entry)
             if entry.kind == "corruption":  # a full well that is not declared, a band that is not there
-                self._perturb(entry, step, step.strengths[-1], np.arange(1))
+                for strength in step.strengths:
+                    self._perturb(entry, step, strength, self._extremes)
         if not (self.record.path / "run.json").exists():
             if (self.record.path / "units").exists():
                 raise InputError(
@@ -153,6 +155,16 @@ class _Run:
                     "an empty directory, or a run of the same plan to resume",
                     "name another --out",
                 )
+
+    @cached_property
+    def _extremes(self) -> np.ndarray:
+        """The first galaxy, and those with the smallest and largest numbers of an exposure per galaxy."""
+        exposure = self.galaxies.exposure
+        rows = {0}
+        for number in [] if exposure is None else exposure.numbers():
+            if number.ndim == 2 and len(number) > 1:
+                rows |= {int(at) for ends in (number.argmin(dim=0), number.argmax(dim=0)) for at in ends}
+        return np.array(sorted(rows))
 
     def start(self) -> None:
         """The clean pass and the doubts. Nothing is written before a first shard is done."""

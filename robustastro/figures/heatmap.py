@@ -21,7 +21,9 @@ Cell = Mapping[str, Any]
 
 
 def figure(records: Sequence[Record], names: Sequence[str] | None = None) -> Figure:
-    """Accuracy in percent, perturbation by rung; strengths in small print, bold where the drop is certain.
+    """Accuracy in percent, perturbation by rung, strengths in small print.
+
+    Bold where the 95% interval of the change excludes zero.
 
     Raises
     ------
@@ -33,9 +35,8 @@ def figure(records: Sequence[Record], names: Sequence[str] | None = None) -> Fig
     with style():
         fig = blank(min(PAGE, 2.3 + 2.4 * len(records)), height)
         axes = np.atleast_1d(fig.subplots(1, len(records), sharey=True))
-        image = None
         for ax, name, found in zip(axes, names, cells, strict=True):
-            image = _panel(ax, rows, found)
+            _panel(ax, rows, found)
             ax.set_title(_title(name, found), loc="left")
             ax.set_xlabel("severity")
         families = [entry["family"] for entry in rows]
@@ -44,8 +45,9 @@ def figure(records: Sequence[Record], names: Sequence[str] | None = None) -> Fig
             for at in range(1, len(rows)):
                 if families[at] != families[at - 1]:
                     ax.axhline(at - 0.5, color="white", linewidth=2.5)
-        bar = fig.colorbar(image, ax=list(axes), location="bottom", shrink=0.6, aspect=40, pad=0.01)
+        bar = fig.colorbar(axes[0].images[0], ax=list(axes), location="bottom", shrink=0.6, aspect=40, pad=0.035)
         bar.set_label("accuracy [%]")
+        bar.ax.axvline(100.0 / len(records[0].classes), color="#DE8F05", linewidth=1.5)
     return fig
 
 
@@ -54,8 +56,9 @@ def caption(records: Sequence[Record], names: Sequence[str] | None = None) -> st
     counts = {name: _counts(_cells(r)) for name, r in zip(model_names(records, names), records, strict=True)}
     return (
         "Accuracy in percent of each perturbation (rows, with the unit of its strength) at each severity (columns), "
-        "and the strength below it in small print. Bold: the 95% interval of the paired drop excludes zero, "
-        "uncorrected for the number of cells. Hatched: not run. Galaxies: "
+        "and the strength below it in small print. Bold: the 95% interval of the paired change excludes zero, "
+        "uncorrected for the number of cells, of which one in twenty would be bold by chance. Line in the colour bar: "
+        "chance, one over the number of classes. Hatched: not run. Galaxies: "
         + "; ".join(f"{name} n = {count}" for name, count in counts.items())
         + "."
     )
@@ -84,7 +87,7 @@ def _cells(record: Record) -> dict[tuple[str, int], Cell]:
     }
 
 
-def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell]) -> Any:
+def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str, int], Cell]) -> None:
     values = np.full((len(rows), RUNGS), np.nan)
     for at, entry in enumerate(rows):
         for severity in range(1, RUNGS + 1):
@@ -92,7 +95,7 @@ def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str
             if cell:
                 values[at, severity - 1] = 100.0 * cell["perturbed_accuracy"]["value"]
     ax.set_facecolor("0.92")
-    image = ax.imshow(values, cmap=COLOURS, vmin=0.0, vmax=100.0, aspect="auto", interpolation="nearest")
+    ax.imshow(values, cmap=COLOURS, vmin=0.0, vmax=100.0, aspect="auto", interpolation="nearest")
     for (at, rung), value in np.ndenumerate(values):
         if np.isnan(value):
             planned = rung < len(rows[at]["ladder"])
@@ -102,13 +105,13 @@ def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], cells: Mapping[tuple[str
         cell = cells[rows[at]["name"], rung + 1]
         ink = "black" if value > 55.0 else "white"
         low = cell["accuracy_drop"]["low"]
-        weight = "bold" if low is not None and low > 0.0 else "normal"
+        sure = low is not None and (low > 0.0 or cell["accuracy_drop"]["high"] < 0.0)
+        weight = "bold" if sure else "normal"
         ax.text(rung, at - 0.13, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=6.5, fontweight=weight)
         ax.text(rung, at + 0.29, f"{cell['strength']:.4g}", ha="center", va="center", color=ink, fontsize=4.2)
     ax.set_xticks(range(RUNGS), [str(k + 1) for k in range(RUNGS)])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    return image
 
 
 def _hatch(rung: int, at: int) -> Any:

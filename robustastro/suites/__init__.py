@@ -21,8 +21,8 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
-    severities: tuple[int, ...] | None = None
-    strengths: tuple[float, ...] | None = None
+    severities: tuple[int, ...] | None = pydantic.Field(default=None, min_length=1)
+    strengths: tuple[float, ...] | None = pydantic.Field(default=None, min_length=1)
     options: dict[str, Any] = {}
 
     def step(self) -> Step:
