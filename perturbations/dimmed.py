@@ -28,6 +28,5 @@ def dimmed(sky: Observation, kept: torch.Tensor, draws: Draws) -> Observation:
     undamaged(sky)
     a = (kept if kept.ndim == 2 else kept[None])[:, :, None, None].to(sky.flux)
     flux = sky.flux * a
-    missing = sky.exposure.variance(sky.flux).mul_(a * a).neg_().add_(sky.exposure.variance(flux))
-    noise = draws.normal("noise", sky.flux.shape[1:]).mul_(missing.clamp_min_(0.0).sqrt_())
-    return sky.replace(flux.add_(noise))
+    missing = sky.exposure.variance(sky.flux).mul_(-a * a).add_(sky.exposure.variance(flux)).clamp_min_(0.0).sqrt_()
+    return sky.replace(flux.addcmul_(draws.normal("noise", sky.flux.shape[1:]), missing))

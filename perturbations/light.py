@@ -22,8 +22,7 @@ def with_light(sky: Observation, light: torch.Tensor, draws: Draws) -> Observati
     draws : stream "photons" is taken.
     """
     spread = (light.clamp_min(0.0) / sky.exposure.pixels("fraction", sky.flux)).sqrt()
-    noise = draws.normal("photons", sky.flux.shape[1:]).mul_(spread)
-    return sky.replace(noise.add_(light).add_(sky.flux))
+    return sky.replace((sky.flux + light).addcmul_(draws.normal("photons", sky.flux.shape[1:]), spread))
 
 
 def electrons(exposure: Exposure, magnitude: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:

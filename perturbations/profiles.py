@@ -62,9 +62,22 @@ def point_spread(exposure: Exposure, like: torch.Tensor) -> torch.Tensor:
     The Hankel transform of the exposure's transfer function times the pixel's response averaged over directions.
     """
     known_psf(exposure)
-    k, weight = _radial_transform()
-    seen = _transfer(exposure, k.to(like.device)[None] / exposure.pixel_scale)[..., 0, :]
-    return (seen @ weight.to(like.device)).clamp_min_(0.0).to(like.dtype)
+    fwhm, psf = exposure.psf_fwhm, (exposure.psf_shape, exposure.moffat_beta, exposure.pixel_scale)
+    if fwhm.ndim == 1:
+        return _shared_spread(tuple(fwhm.tolist()), *psf).to(like)[None]
+    return _spread(fwhm.to(like.device), *psf).to(like.dtype)
+
+
+def _spread(fwhm: torch.Tensor, shape: str, beta: float, pixel_scale: float) -> torch.Tensor:
+    k, weight = (tensor.to(fwhm.device) for tensor in _radial_transform())
+    seen = transfer(shape, fwhm, k[None] / pixel_scale, beta)[..., 0, :]
+    return (seen @ weight).clamp_min_(0.0)
+
+
+@lru_cache(maxsize=8)
+def _shared_spread(fwhm: tuple[float, ...], shape: str, beta: float, pixel_scale: float) -> torch.Tensor:
+    """The table (C, T) of an exposure that all galaxies share."""
+    return _spread(torch.tensor(fwhm, dtype=torch.float64), shape, beta, pixel_scale)
 
 
 def at_radius(table: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:

@@ -141,7 +141,7 @@ def through(sky: Observation, kernel: Callable[[Frequencies], torch.Tensor], dra
     field[:, :, :height, width:] = around[:, :, below:].unflatten(2, (height, columns - width))
     light = _filtered(field, transfer.to(single))[:, :, :height, :width]
     noise = _filtered(draws.normal("noise", (bands, rows, columns)), missing)[:, :, :height, :width]
-    return noise.mul(exposure.variance(light).sqrt_()).add_(light)
+    return torch.addcmul(light, noise, exposure.variance(light).sqrt_())
 
 
 def broadened(sky: Observation, fwhm: torch.Tensor, draws: Draws) -> Observation:

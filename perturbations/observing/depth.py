@@ -1,5 +1,7 @@
 """A shallower image of the same sky."""
 
+import torch
+
 from perturbations.core import Observation, corruption
 from perturbations.draws import Draws
 from perturbations.errors import InputError
@@ -39,5 +41,5 @@ def depth(sky: Observation, kept: float, draws: Draws) -> Observation:
     if not FAINTEST <= kept <= 1.0:
         raise InputError(f"depth: kept = {kept:g}", f"{FAINTEST:g} <= kept <= 1", "depth cannot be added to an image")
     missing = sky.exposure.variance(sky.flux).mul_(1.0 / kept - 1.0)
-    noise = draws.normal("noise", sky.flux.shape[1:]).mul_(missing.sqrt_())
-    return sky.replace(noise.add_(sky.flux), sky.exposure.replace(fraction=sky.exposure.fraction * kept))
+    flux = torch.addcmul(sky.flux, draws.normal("noise", sky.flux.shape[1:]), missing.sqrt_())
+    return sky.replace(flux, sky.exposure.replace(fraction=sky.exposure.fraction * kept))
