@@ -27,6 +27,9 @@ def dimmed(sky: Observation, kept: torch.Tensor, draws: Draws) -> Observation:
     """
     undamaged(sky)
     a = (kept if kept.ndim == 2 else kept[None])[:, :, None, None].to(sky.flux)
-    flux = sky.flux * a
-    missing = sky.exposure.variance(sky.flux).mul_(-a * a).add_(sky.exposure.variance(flux)).clamp_min_(0.0).sqrt_()
+    flux, exposure = sky.flux * a, sky.exposure
+    level, fraction = exposure.pixels("sky", flux), exposure.pixels("fraction", flux)
+    read = exposure.pixels("visits", flux) * exposure.pixels("read_noise", flux) ** 2
+    before, missing = (sky.flux + level).clamp_min_(0.0), (flux + level).clamp_min_(0.0)
+    missing.addcmul_(before, a * a, value=-1.0).add_(read * (1.0 - a * a)).div_(fraction).clamp_min_(0.0).sqrt_()
     return sky.replace(flux.addcmul_(draws.normal("noise", sky.flux.shape[1:]), missing))

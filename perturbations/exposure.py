@@ -6,6 +6,7 @@ was observed. Depth therefore changes the noise of an image and not its scale.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import tomllib
@@ -179,8 +180,14 @@ class Exposure:
         return table
 
     def replace(self, **changes: Any) -> Exposure:
-        """This exposure with some of its numbers changed."""
-        return dataclasses.replace(self, **changes)
+        """This exposure with some of its numbers changed; the others are known to be right."""
+        if not set(changes) <= set(PER_BAND):
+            return dataclasses.replace(self, **changes)
+        other = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(other, name, value)
+            object.__setattr__(other, name, other._checked(name))
+        return other
 
     def rescaled(self, factor: torch.Tensor | float) -> Exposure:
         """The exposure of the same image with its flux multiplied by `factor`, a number per band or (galaxies, bands).
