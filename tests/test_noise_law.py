@@ -70,12 +70,10 @@ def test_blank_sky_has_the_noise_of_a_fresh_exposure(name, shape):
         assert chained is None
 
 
-@pytest.mark.parametrize("name", FLUX)
+@pytest.mark.parametrize("name", [name for name in FLUX if get(name).unit != "bit"])  # bits are whole
 def test_severity_is_smooth(name):
     """The same galaxy meets the same draws at any strength: a strength a thousandth away gives nearly the same sky."""
     p = get(name)
-    if p.unit == "bit":
-        pytest.skip("a number of bits is whole")
     strength = p.ladder[-1]
     one, other = (
         p(blank_sky(exposure("kolmogorov")), s, Draws(IDS, 0)).flux.flatten() for s in (strength, 0.999 * strength)
