@@ -11,6 +11,7 @@ from perturbations.core import Observation
 from perturbations.detector.cosmic_rays import cosmic_rays
 from perturbations.draws import Draws
 from perturbations.errors import InputError
+from perturbations.light import brighter_sky
 from perturbations.optics import along, same_area
 from perturbations.psf import Frequencies, broadening, known_psf, through
 
@@ -91,11 +92,7 @@ def observed(sky: Observation, conditions: Conditions, draws: Draws, **muons: fl
     light = through(sky, kernel, draws.within("seeing"))
     seen = sky.replace(light, broad.replace(psf_fwhm=same_area(broad, power)))
 
-    brighter = seen.exposure.replace(sky=seen.exposure.sky * torch.pow(10.0, 0.4 * conditions.sky.cpu())[:, None])
-    extra = (brighter.pixels("sky", flux) - seen.exposure.pixels("sky", flux)) / brighter.pixels("fraction", flux)
-    noise = draws.within("sky").normal("noise", flux.shape[1:]).mul_(extra.sqrt())
-    seen = seen.replace(noise.add_(seen.flux), brighter)
-
+    seen = brighter_sky(seen, conditions.sky.cpu()[:, None], draws.within("sky"))
     seen = cosmic_rays(seen, conditions.cosmic_rays, draws.within("cosmic_rays"), **muons)
     factor = torch.pow(10.0, -0.4 * conditions.zeropoint)
     return seen.replace(seen.flux * factor[:, :, None, None].to(flux), seen.exposure.rescaled(factor.cpu()))

@@ -25,6 +25,24 @@ def with_light(sky: Observation, light: torch.Tensor, draws: Draws) -> Observati
     return sky.replace((sky.flux + light).addcmul_(draws.normal("photons", sky.flux.shape[1:]), spread))
 
 
+def brighter_sky(sky: Observation, brightening: torch.Tensor | float, draws: Draws) -> Observation:
+    """The same under a sky that is brighter by a number of magnitudes, or one per galaxy (N, 1).
+
+    The extra sky is subtracted with the rest of it; its photon noise stays: variance (sky' - sky)/f is added.
+
+    Parameters
+    ----------
+    sky : flux (N, C, H, W). Not modified.
+    brightening : >= 0 mag.
+    draws : stream "noise" is taken.
+    """
+    factor = torch.pow(10.0, 0.4 * torch.as_tensor(brightening, dtype=torch.float64))
+    brighter = sky.exposure.replace(sky=sky.exposure.sky * factor)
+    extra = brighter.pixels("sky", sky.flux) - sky.exposure.pixels("sky", sky.flux)
+    spread = (extra / sky.exposure.pixels("fraction", sky.flux)).sqrt()
+    return sky.replace(torch.addcmul(sky.flux, draws.normal("noise", sky.flux.shape[1:]), spread), brighter)
+
+
 def electrons(exposure: Exposure, magnitude: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
     """Flux of a source of that AB magnitude in each band [reference electrons], (N or 1, C, 1, 1).
 

@@ -3,6 +3,7 @@
 from perturbations.core import Observation, corruption
 from perturbations.draws import Draws
 from perturbations.errors import InputError
+from perturbations.light import brighter_sky
 
 
 @corruption(
@@ -37,8 +38,4 @@ def sky_noise(sky: Observation, brightening: float, draws: Draws) -> Observation
         raise InputError(
             f"sky_noise: brightening = {brightening:g} mag", "0 <= brightening < 25", "a sky cannot be made darker"
         )
-    brighter = sky.exposure.replace(sky=sky.exposure.sky * 10.0 ** (0.4 * brightening))
-    extra = (brighter.pixels("sky", sky.flux) - sky.exposure.pixels("sky", sky.flux)) / sky.exposure.pixels(
-        "fraction", sky.flux
-    )
-    return sky.replace(draws.normal("noise", sky.flux.shape[1:]).mul_(extra.sqrt()).add_(sky.flux), brighter)
+    return brighter_sky(sky, brightening, draws)

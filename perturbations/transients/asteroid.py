@@ -10,7 +10,7 @@ from perturbations.errors import InputError
 from perturbations.light import electrons
 from perturbations.profiles import drawn
 from perturbations.psf import MARGIN, Frequencies
-from perturbations.transients.satellite_trail import filters, in_filter, in_one_visit
+from perturbations.single_visit import filters, in_filter, in_one_visit
 
 LONGEST = 60.0  # arcsec
 
