@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-perturbations catalogue clean
+.PHONY: demo test lint bench bench-perturbations bench-pixel report-pixel catalogue clean
 
 demo: $(READY)
 	$(BIN)/robustastro demo
@@ -27,6 +27,23 @@ bench-perturbations:
 	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --editable .
 	.venv-bench/bin/python -m pip install --quiet imagecorruptions 'nrtk[pybsm,skimage]' 'setuptools<81'
 	.venv-bench/bin/python benchmarks/perturbations.py
+
+# the demo's ConvNets, a ResNet18 on the demo's galaxies, and ART in an environment of its own
+bench-pixel: reports/demo/resnet18.pt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[attacks]'
+	.venv-bench/bin/python -m pip install --quiet adversarial-robustness-toolbox
+	.venv-bench/bin/python benchmarks/pixel.py --resnet18 $<
+
+reports/demo/dann.pt: $(READY)
+	$(BIN)/robustastro demo
+
+reports/demo/resnet18.pt: reports/demo/dann.pt
+	$(BIN)/robustastro simulate --depth Y10 -n 1500 --seed 1 --out reports/demo/y10.h5
+	$(BIN)/robustastro train --source reports/demo/y10.h5 --arch resnet18 --epochs 12 --batch 32 --out $@
+
+report-pixel: reports/demo/dann.pt
+	$(BIN)/python reports/make_pixel.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

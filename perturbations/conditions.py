@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from perturbations.core import Observation
-from perturbations.detector.cosmic_rays import cosmic_rays
+from perturbations.defects import damaged, one_visit
+from perturbations.detector.cosmic_rays import SEEN, cosmic_rays, tracks
 from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.light import brighter_sky
@@ -26,6 +27,26 @@ MUONS = 0.017  # cm^-2 s^-1, the flux at sea level: the same in every night
 
 
 @dataclass(frozen=True, eq=False)
+class Muon:
+    """One cosmic ray for each galaxy of a batch, or none.
+
+    Parameters
+    ----------
+    band : (N,) int64, the band whose sensor it crosses, in one visit; -1 where there is none.
+    row, column : (N,) where its track starts [pixels from the corner].
+    azimuth, length : (N,) its direction [rad; 0 along a row, pi/2 along a column] and its length [pixels].
+    charge : (N,) electrons.
+    """
+
+    band: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+    azimuth: torch.Tensor
+    length: torch.Tensor
+    charge: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Conditions:
     """What each galaxy of a batch was observed in.
 
@@ -36,6 +57,7 @@ class Conditions:
     zeropoint : (N, C) error of the calibration [mag].
     drift, direction : (N,) length of the trail [arcsec] and its angle [rad].
     cosmic_rays : rate of hits [cm^-2 s^-1].
+    muon : a cosmic ray that is known, beside those of the rate.
     """
 
     seeing: torch.Tensor
@@ -44,6 +66,7 @@ class Conditions:
     drift: torch.Tensor
     direction: torch.Tensor
     cosmic_rays: float
+    muon: Muon | None = None
 
 
 def drawn(badness: float, bands: int, draws: Draws) -> Conditions:
@@ -52,24 +75,53 @@ def drawn(badness: float, bands: int, draws: Draws) -> Conditions:
     def normal(stream: str, shape: tuple[int, ...] = ()) -> torch.Tensor:
         return torch.special.ndtri(draws.uniform(stream, shape).double() + 2.0**-25)
 
-    seeing = torch.pow(10.0, NIGHTLY * badness + WITHIN * normal("seeing")).clamp_min(1.0)
-    sky = (SKY * SKY_GROWTH**badness * torch.pow(10.0, SKY_WITHIN * normal("sky"))).clamp_max(BRIGHTEST)
-    return Conditions(
-        seeing=seeing,
-        sky=sky,
-        zeropoint=CALIBRATION * 2.0**badness * normal("zeropoint", (bands,)),
-        drift=DRIFT * 2.0**badness * draws.uniform("drift").double(),
-        direction=math.pi * draws.uniform("direction").double(),
-        cosmic_rays=MUONS,
+    return in_night(
+        badness,
+        normal("seeing"),
+        normal("sky"),
+        normal("zeropoint", (bands,)),
+        draws.uniform("drift").double(),
+        draws.uniform("direction").double(),
+        MUONS,
     )
 
 
-def observed(sky: Observation, conditions: Conditions, draws: Draws, **muons: float) -> Observation:
+def in_night(
+    badness: float | torch.Tensor,
+    seeing: torch.Tensor,
+    sky: torch.Tensor,
+    zeropoint: torch.Tensor,
+    drift: torch.Tensor,
+    direction: torch.Tensor,
+    rate: float,
+) -> Conditions:
+    """What these numbers mean: `seeing` (N,), `sky` (N,) and `zeropoint` (N, C) are standard normal, the rest uniform.
+
+    Parameters
+    ----------
+    badness : of all galaxies, or (N,) of each.
+    drift, direction : (N,) in [0, 1].
+    rate : of cosmic rays [cm^-2 s^-1].
+    """
+    return Conditions(
+        seeing=torch.pow(10.0, NIGHTLY * badness + WITHIN * seeing).clamp_min(1.0),
+        sky=(SKY * SKY_GROWTH**badness * torch.pow(10.0, SKY_WITHIN * sky)).clamp_max(BRIGHTEST),
+        zeropoint=(CALIBRATION * 2.0**badness * zeropoint.T).T,
+        drift=DRIFT * 2.0**badness * drift,
+        direction=math.pi * direction,
+        cosmic_rays=rate,
+    )
+
+
+def observed(
+    sky: Observation, conditions: Conditions, draws: Draws, *, surviving_fraction: float = 1.0, **muons: float
+) -> Observation:
     """The same galaxies in these conditions: seeing and trail, brighter sky, cosmic rays, calibration, in this order.
 
     Parameters
     ----------
-    muons : options of `cosmic_rays`, such as surviving_fraction.
+    surviving_fraction : of the charge of cosmic rays.
+    muons : further options of `cosmic_rays`, for those of the rate.
 
     Raises
     ------
@@ -93,9 +145,25 @@ def observed(sky: Observation, conditions: Conditions, draws: Draws, **muons: fl
     seen = sky.replace(light, broad.replace(psf_fwhm=same_area(broad, power)))
 
     seen = brighter_sky(seen, conditions.sky.cpu()[:, None], draws.within("sky"))
-    seen = cosmic_rays(seen, conditions.cosmic_rays, draws.within("cosmic_rays"), **muons)
+    hit = draws.within("cosmic_rays")
+    seen = cosmic_rays(seen, conditions.cosmic_rays, hit, surviving_fraction=surviving_fraction, **muons)
+    if conditions.muon is not None:
+        seen = _struck(seen, conditions.muon, surviving_fraction)
     factor = torch.pow(10.0, -0.4 * conditions.zeropoint)
     return seen.replace(seen.flux * factor[:, :, None, None].to(flux), seen.exposure.rescaled(factor.cpu()))
+
+
+def _struck(sky: Observation, muon: Muon, surviving_fraction: float) -> Observation:
+    """The same with one more track in the galaxies whose muon has a band."""
+    bands, size = sky.flux.shape[1], (sky.flux.shape[2], sky.flux.shape[3])
+    there = muon.band >= 0
+    which = there.nonzero()[:, 0] * bands + muon.band[there]
+    row, column, azimuth, length, charge = (
+        v[there] for v in (muon.row, muon.column, muon.azimuth, muon.length, muon.charge)
+    )
+    charge = tracks(which, row, column, azimuth, length, charge, len(there) * bands, size).reshape(sky.flux.shape)
+    flux = torch.addcmul(sky.flux, charge, one_visit(sky.exposure, sky.flux) * surviving_fraction)
+    return damaged(sky, flux, (charge > SEEN) & (surviving_fraction > 0.0), repaired=False)
 
 
 def refuse_badness(badness: float) -> None:

@@ -26,7 +26,8 @@ from perturbations.errors import BrokenPromise, InputError, unknown_name
 from perturbations.exposure import Exposure
 
 ENTRY_POINTS = "robustastro.perturbations"
-KINDS, SPACES, NORMS = ("corruption", "attack"), ("flux", "stretch", "input"), ("L0", "L2", "Linf")
+ADAPTERS = "perturbations.adapters"  # attacks of other libraries, called "library:NAME"
+KINDS, SPACES, NORMS = ("corruption", "attack"), ("flux", "stretch", "input"), ("L0", "L1", "L2", "Linf")
 ACCESS = ("none", "logits", "gradient")
 TOGETHER = 32  # images given to a corruption at a time: their buffers stay in the cache, and memory is bounded
 
@@ -134,7 +135,12 @@ class Victim(Protocol):
 
     `box` is (low, high), each broadcastable to the images: the values an attack may write. A victim may also offer
     `logits_at(which, positions, values)`: logits (M, K) of the batch's images `which` (M,) with the pixels
-    `positions` (M, k, 2) (row, column) set to `values` (M, k, C).
+    `positions` (M, k, 2) (row, column) set to `values` (M, k, C); `screened_at`, the same in low precision, where
+    `screens` is true; and, for attacks in flux space, `seen(flux)`: the
+    images in input space that the model makes of flux (M, C, H, W). `reachable(sigmas)`: a box like `box`, of what a
+    detector can give, from so many standard deviations of blank sky below zero to full well. `certify(which, positions,
+    low, high)`: (M,) bool, True where no value within `low` and `high` (N, C, H, W) of the pixel `positions` (M, 2) of
+    image `which` (M,) changes its class.
     """
 
     classes: int
@@ -155,7 +161,8 @@ class AttackResult:
 
     Parameters
     ----------
-    images : (N, C, H, W), the perturbed images; the most harmful one found where the attack did not succeed.
+    images : (N, C, H, W), the perturbed images in the attack's space (input or flux); the most harmful one found where
+        the attack did not succeed.
     success : (N,) bool, the attack's own claim; the engine measures its own.
     queries : (N,) int64, forward passes spent on each image.
     details : further tensors or lists of length N (pixel positions, values).
@@ -182,7 +189,7 @@ class Perturbation:
     identity : the strength that returns the input bit for bit, or None with `no_identity` saying why.
     source : where the ladder comes from.
     version : raised when the same strength gives other numbers.
-    norm : the norm that an attack's strength bounds: "L0" (pixels), "L2" or "Linf" (input units), or None.
+    norm : the norm that an attack's strength bounds: "L0" (pixels), "L1", "L2" or "Linf" (input units), or None.
     access : what it needs of the model: "none", "logits" or "gradient".
     options : names and defaults of the function's keyword-only arguments.
     function : the function itself.
@@ -190,7 +197,9 @@ class Perturbation:
     settle : fills options that follow from others into the resolved ones; None where there are none.
     harm : what grows from rung to rung, (clean, perturbed) -> (N,), both (N, C, H, W); None: the RMS change.
     whole : it is given the whole batch, which it divides itself or handles in few buffers; else a few images at a time.
-    most_queries : for an attack, the most forward passes per image, from its resolved options; None if not known.
+    most_queries : for an attack, the most forward passes per image, from its resolved options and the "shape" (C, H, W)
+        of an image; None if not known.
+    fit : for an attack of scope "set", what fits it; its keyword-only arguments are the options then.
     """
 
     name: str
@@ -214,6 +223,7 @@ class Perturbation:
     most_queries: Callable[[Mapping[str, Any]], int] | None = None
     harm: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     whole: bool = False
+    fit: Callable[..., Mapping[str, torch.Tensor]] | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -249,7 +259,7 @@ class Perturbation:
         """Every option with its value: the given ones, converted and checked, over the defaults."""
         import pydantic
 
-        hints = typing.get_type_hints(self.function)
+        hints = typing.get_type_hints(self.fit or self.function)
         resolved = dict(self.options)
         for name, value in options.items():
             if name not in self.options:
@@ -312,9 +322,7 @@ class Perturbation:
         before = _pixels(sky)
         kept, known = before.clone(), _beside(sky)
         result = self.function(sky, strength, draws, **options)
-        _same_bits(self, before, kept, "its input")
-        if any(not torch.equal(a, b) for a, b in zip(known, _beside(sky, copy=False), strict=True)):
-            raise BrokenPromise(f"{self.name} modified the exposure or the mask of its input")
+        self._untouched(sky, kept, known)
         wanted = Observation if self.space == "flux" else torch.Tensor
         if not isinstance(result, wanted):
             raise BrokenPromise(f"{self.name} returned a {type(result).__name__}, not a {wanted.__name__}")
@@ -328,36 +336,95 @@ class Perturbation:
 
     def run_attack(
         self,
-        x: torch.Tensor,
+        x: torch.Tensor | Observation,
         labels: torch.Tensor,
         victim: Victim,
         strength: float,
         draws: Draws,
+        *,
+        fitted: Mapping[str, torch.Tensor] | None = None,
         **options: Any,
     ) -> AttackResult:
         """Run an attack and measure that it kept its promises: shape, finiteness, box, and the norm budget.
 
         Parameters
         ----------
-        x : images (N, C, H, W) float32 in input space. Not modified.
+        x : images (N, C, H, W) float32 in input space, or an Observation for an attack in flux space. Not modified.
         labels : (N,) int64, the true classes.
-        victim : the model, bound to these images.
+        victim : the model, bound to these images; for an attack in flux space it has `seen`.
         strength : the budget, in `norm`.
         draws : one galaxy id per image, purpose "attack".
+        fitted : what `fit_to` returned at this strength, for an attack of scope "set"; none at its identity strength.
+
+        Raises
+        ------
+        InputError : an image without an exposure for an attack in flux space, or an attack that was not fitted.
+        BrokenPromise : the function changed its input, or its output left shape, dtype, box or budget.
         """
         if self.kind != "attack":
             raise InputError(f"'{self.name}' is a corruption", "an attack", "call it directly")
-        kept = x.clone()
-        result = self.function(x, labels, victim, float(strength), self._draws(draws, len(x)), **self.resolve(options))
-        _same_bits(self, x, kept, "its input")
-        _well_formed(self, x, result.images)
+        if self.space == "flux" and not isinstance(x, Observation):
+            raise refusal(self)
+        resolved = self.resolve(options)
+        if self.fit:
+            if fitted is None and strength != self.identity:
+                raise InputError(
+                    f"'{self.name}' was not fitted", "what fit_to returned at this strength", "pass it as fitted"
+                )
+            resolved = {"fitted": fitted}
+        before = _pixels(x)
+        kept, known = before.clone(), _beside(x)
+        result = self.function(x, labels, victim, float(strength), self._draws(draws, len(before)), **resolved)
+        self._untouched(x, kept, known)
+        _well_formed(self, before, result.images)
+        if self.space == "flux":  # neither the box nor the norms are of fluxes
+            return result
         low, high = victim.box
         if bool(((result.images < low) | (result.images > high)).any()):
             raise BrokenPromise(f"{self.name} left the allowed box")
-        spent = distance(result.images, x, self.norm)
+        spent = distance(result.images, before, self.norm)
         if spent is not None and bool((spent > strength * (1 + 1e-5)).any()):
             raise BrokenPromise(f"{self.name} spent {float(spent.max()):.6g} of a {self.norm} budget of {strength:g}")
         return result
+
+    def fit_to(
+        self,
+        x: torch.Tensor,
+        labels: torch.Tensor,
+        victim: Victim,
+        strength: float,
+        draws: Draws,
+        **options: Any,
+    ) -> dict[str, torch.Tensor]:
+        """Fit an attack of scope "set" to images, once for the whole set.
+
+        Parameters
+        ----------
+        x, labels, victim, strength, draws : as for `run_attack`, of the images to fit to.
+
+        Returns
+        -------
+        Named tensors on the CPU, for `run_attack` on any images of the same size.
+
+        Raises
+        ------
+        InputError : a perturbation that is fitted to nothing.
+        BrokenPromise : the function changed its input, or its result is not finite.
+        """
+        if self.fit is None:
+            raise InputError(f"'{self.name}' is not fitted", "an attack of scope 'set'", "call run_attack directly")
+        kept = x.clone()
+        fitted = self.fit(x, labels, victim, float(strength), self._draws(draws, len(x)), **self.resolve(options))
+        self._untouched(x, kept, [])
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in fitted.values()):
+            raise BrokenPromise(f"{self.name} was fitted to values that are not finite")
+        return {name: tensor.cpu() for name, tensor in fitted.items()}
+
+    def _untouched(self, sky: Any, pixels: torch.Tensor, known: list[torch.Tensor]) -> None:
+        """Compare what was given with copies of its pixels and of what is beside them."""
+        _same_bits(self, _pixels(sky), pixels, "its input")
+        if any(not torch.equal(a, b) for a, b in zip(known, _beside(sky, copy=False), strict=True)):
+            raise BrokenPromise(f"{self.name} modified the exposure or the mask of its input")
 
     def _draws(self, draws: Draws, images: int) -> Draws:
         if len(draws) != images:
@@ -370,6 +437,8 @@ def distance(x: torch.Tensor, clean: torch.Tensor, norm: str | None) -> torch.Te
     change = (x.double() - clean.double()).flatten(2)
     if norm == "L0":
         return (change != 0).any(dim=1).sum(dim=1)
+    if norm == "L1":
+        return change.flatten(1).norm(p=1, dim=1)
     if norm == "L2":
         return change.flatten(1).norm(dim=1)
     if norm == "Linf":
@@ -421,11 +490,19 @@ def attack(
     space: Literal["flux", "input"] = "input",
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     most_queries: Callable[[Mapping[str, Any]], int] | None = None,
+    harm: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    scope: Literal["galaxy", "set"] = "galaxy",
+    fit: Callable[..., Mapping[str, torch.Tensor]] | None = None,
 ):
-    """Register `fn(x, labels, victim, strength, draws, **options) -> AttackResult` in the catalogue."""
+    """Register `fn(x, labels, victim, strength, draws, **options) -> AttackResult` in the catalogue.
+
+    With scope "set" it is `fn(x, labels, victim, strength, draws, *, fitted)`, where `fitted` is what
+    `fit(x, labels, victim, strength, draws, **options)` returned, named tensors; None at the identity strength.
+    """
     return _register(
         kind="attack", space=space, parameter=parameter, unit=unit, ladder=ladder, identity=identity, source=source,
         version=version, norm=norm, access=access, no_identity=no_identity, settle=settle, most_queries=most_queries,
+        harm=harm, scope=scope, fit=fit,
     )  # fmt: skip
 
 
@@ -433,8 +510,8 @@ _catalogue: dict[str, Perturbation] = {}
 
 
 def catalogue() -> Mapping[str, Perturbation]:
-    """Every perturbation by name: those in this package's family folders, then those of entry points."""
-    for name in _built_in().values():
+    """Every perturbation by name: those in this package's family folders, of other libraries, and of entry points."""
+    for name in (*_built_in().values(), ADAPTERS):
         importlib.import_module(name)
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         _load(point)
@@ -462,11 +539,14 @@ def get(name: str) -> Perturbation:
     ------
     InputError : no such perturbation, with the nearest name.
     """
-    module = _built_in().get(name)
+    library = name.partition(":")[0] if ":" in name else ""
+    module = ADAPTERS if library else _built_in().get(name)
     if module:
         importlib.import_module(module)
     if name not in _catalogue and name not in catalogue():
-        raise unknown_name("perturbation", name, catalogue(), "See robustastro list perturbations")
+        of_library = [known for known in catalogue() if library and known.startswith(f"{library}:")]
+        known = of_library or [known for known in catalogue() if ":" not in known]
+        raise unknown_name("perturbation", name, known, "See robustastro list perturbations")
     return _catalogue[name]
 
 
@@ -474,7 +554,7 @@ def _built_in() -> dict[str, str]:
     """Names of the perturbations in this package and the modules that hold them, found without importing them."""
     found = {}
     for family in pkgutil.iter_modules(perturbations.__path__, "perturbations."):
-        if family.ispkg:
+        if family.ispkg and family.name != ADAPTERS:
             folder = str(family.module_finder.path) + "/" + family.name.rpartition(".")[2]  # type: ignore[union-attr]
             for module in pkgutil.iter_modules([folder]):
                 if module.name in found:
@@ -491,25 +571,37 @@ def _register(**facts: Any):
     facts["ladder"] = tuple(float(rung) for rung in facts["ladder"])
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        arguments = inspect.signature(function).parameters.values()
-        entry = Perturbation(
-            name=function.__name__,
-            family=_family(function.__module__),
-            options=MappingProxyType({a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}),
-            function=function,
-            **facts,
-        )
-        other = _catalogue.get(entry.name)
-        if other and other.function.__module__ != function.__module__:
-            raise InputError(
-                f"two perturbations are called '{entry.name}' ({other.function.__module__} and {function.__module__})",
-                "one name, one perturbation",
-                "rename one of them",
+        arguments = inspect.signature(facts.get("fit") or function).parameters.values()
+        add(
+            Perturbation(
+                name=function.__name__,
+                family=_family(function.__module__),
+                options=MappingProxyType({a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}),
+                function=function,
+                **facts,
             )
-        _catalogue[entry.name] = entry
+        )
         return function
 
     return register
+
+
+def add(entry: Perturbation) -> None:
+    """Put an entry into the catalogue.
+
+    Raises
+    ------
+    InputError : another module has one of that name.
+    """
+    other = _catalogue.get(entry.name)
+    if other and other.function.__module__ != entry.function.__module__:
+        places = f"{other.function.__module__} and {entry.function.__module__}"
+        raise InputError(
+            f"two perturbations are called '{entry.name}' ({places})",
+            "one name, one perturbation",
+            "rename one of them",
+        )
+    _catalogue[entry.name] = entry
 
 
 def _family(module: str) -> str:
@@ -532,6 +624,10 @@ def _problem(p: Perturbation) -> str | None:
         return "give either an identity strength or the reason (no_identity) why there is none"
     if not (p.parameter and p.unit and p.source) or p.version < 1:
         return "parameter, unit, source and a version of at least 1 are required"
+    if (p.fit is None) != (p.scope == "galaxy"):
+        return "what is fitted has scope 'set', and only that"
+    if p.kind == "attack" and p.space == "flux" and p.norm is not None:
+        return "a norm bounds images in input space, not flux"
     if any(default is inspect.Parameter.empty for default in p.options.values()):
         return "an option has no default"
     return None

@@ -7,12 +7,16 @@ nats, the cross-entropy has lost the true class from its gradient, and an attack
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 
 from perturbations.core import Victim
 from perturbations.errors import InputError
 
 CHUNK = 128  # perturbed copies of one image held at a time
+CANDIDATES = 4096  # candidates given to `logits_at` at a time, however many there are
 
 
 def log_odds(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -33,6 +37,44 @@ def flipped(logits: torch.Tensor, labels: torch.Tensor, target: int | None) -> t
     """(...) bool: the predicted class is no longer the true one, or is the target."""
     predicted = logits.argmax(dim=-1)
     return predicted != labels if target is None else predicted == target
+
+
+def margin(logits: torch.Tensor, labels: torch.Tensor, target: int | None) -> torch.Tensor:
+    """How far the network is from what an attack wants, (...): <= 0 exactly where `flipped`.
+
+    The logit of the true class less the largest other one; with a target, the largest other logit less the target's.
+    Of equal logits the first class is predicted: a tie that it decides against the attack counts as the smallest
+    positive number. With more than two classes the log-odds do not have this property.
+    """
+    index = (labels if target is None else torch.full_like(labels, target)).expand(logits.shape[:-1]).unsqueeze(-1)
+    lead = (logits.gather(-1, index) - logits.scatter(-1, index, -torch.inf).amax(dim=-1, keepdim=True)).squeeze(-1)
+    lead = lead if target is None else -lead
+    done = flipped(logits, labels, target)
+    return torch.where(done, lead.clamp(max=0.0), lead.clamp(min=torch.finfo(lead.dtype).tiny))
+
+
+def allowed(victim: Victim, x: torch.Tensor, space: str, sigmas: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The values that an attack may write, (low, high), both (N, C, H, W) like x, in input space.
+
+    Parameters
+    ----------
+    space : "input", all that the network accepts; "flux", what a detector can give (see `Victim.reachable`).
+    sigmas : for "flux", how far below the sky a pixel can fall, in standard deviations of blank sky.
+
+    Raises
+    ------
+    InputError : `sigmas` is negative or not finite, or the victim does not know what a detector can give.
+    """
+    if space == "input":
+        low, high = victim.box
+    else:
+        reachable = getattr(victim, "reachable", None)
+        if reachable is None:
+            raise InputError("space = flux for a model without an exposure", "space = input", "leave the option out")
+        if not 0.0 <= sigmas < math.inf:
+            raise InputError(f"sigmas = {sigmas:g}", "a finite number >= 0", "5 is what blank sky does not reach")
+        low, high = reachable(sigmas)
+    return low.expand_as(x), high.expand_as(x)
 
 
 def worth_attacking(x: torch.Tensor, labels: torch.Tensor, victim: Victim, target: int | None) -> torch.Tensor:
@@ -60,21 +102,20 @@ def pixel_logits(
 ) -> torch.Tensor:
     """Logits (A, P, K) of P candidates for each of the images `which` (A,): a few pixels replaced, the rest clean.
 
-    Goes through the victim's `logits_at` where there is one, rows grouped by image. Otherwise perturbed copies are made
-    a chunk of one image at a time: memory does not grow with images x candidates, and a candidate always meets the same
-    batch shape at the same place, whatever other images are attacked beside it (logits depend on that at 1e-8).
+    Goes through the victim's `logits_at` where there is one, rows grouped by image, at most `CANDIDATES` at a time.
+    Otherwise perturbed copies are made a chunk of one image at a time: memory does not grow with images x candidates,
+    and a candidate always meets the same batch shape at the same place, whatever other images are attacked beside it
+    (logits depend on that at 1e-8).
 
     Parameters
     ----------
     x : images (N, C, H, W) that the victim is bound to.
-    positions : (A, P, k, 2) int64, row and column.
+    positions : (A, P, k, 2) int64, row and column; the k pixels of a candidate are different ones.
     values : (A, P, k, C), what is written there.
     """
-    images, candidates = positions.shape[:2]
     sparse = getattr(victim, "logits_at", None)
     if sparse is not None:
-        logits = sparse(which.repeat_interleave(candidates), positions.flatten(0, 1), values.flatten(0, 1))
-        return logits.unflatten(0, (images, candidates))
+        return _asked(sparse, which, positions, values)
     return torch.stack(
         [
             torch.cat(
@@ -86,6 +127,36 @@ def pixel_logits(
             for a, image in enumerate(which.tolist())
         ]
     )
+
+
+def screened_logits(
+    victim: Victim, which: torch.Tensor, positions: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor | None:
+    """The same in low precision, to rank candidates by; None where the victim does not screen."""
+    return _asked(victim.screened_at, which, positions, values) if screens(victim) else None  # type: ignore[attr-defined]
+
+
+def screens(victim: Victim) -> bool:
+    """Whether a victim answers faster in low precision."""
+    return getattr(victim, "screens", False)
+
+
+def _asked(
+    ask: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    which: torch.Tensor,
+    positions: torch.Tensor,
+    values: torch.Tensor,
+) -> torch.Tensor:
+    """Logits (A, P, K) from a victim's function of rows, given at most `CANDIDATES` rows at a time."""
+    parts = []
+    together = max(1, CANDIDATES // positions.shape[1])  # images
+    for image, at, to in zip(*(t.split(together) for t in (which, positions, values)), strict=True):
+        across = []
+        for p, v in zip(at.split(CANDIDATES, dim=1), to.split(CANDIDATES, dim=1), strict=True):
+            logits = ask(image.repeat_interleave(p.shape[1]), p.flatten(0, 1), v.flatten(0, 1))
+            across.append(logits.unflatten(0, p.shape[:2]))
+        parts.append(torch.cat(across, dim=1))
+    return torch.cat(parts)
 
 
 def with_pixels(x: torch.Tensor, positions: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

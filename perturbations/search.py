@@ -42,6 +42,7 @@ def evolve(
     *,
     weight: float = 0.5,
     clipped: torch.Tensor | None = None,
+    onward: bool = False,
 ) -> Found:
     """Strategy rand/1 without crossover: child = a + weight (b - c); a, b, c and the parent are four different members.
 
@@ -58,6 +59,8 @@ def evolve(
     generations : at most so many after the initial population.
     weight : F.
     clipped : (G,) bool, genes that stop at the ends of [0, 1] instead of being drawn again; default none.
+    onward : let every search run to its last generation; its result is the best-scoring candidate, and it succeeds if
+        any candidate reached the goal.
     """
     n, size, genes = population.shape
     active = torch.arange(n, device=population.device)
@@ -76,10 +79,13 @@ def evolve(
         population = torch.where(better[..., None], trial, population)
         scores = torch.where(better, score, scores)
         done = reached.any(dim=1)
+        if onward:
+            found.success[active] |= done
+            done = torch.zeros_like(done)
         # a child may reach the goal with a lower score than its parent, which does not: look among all children
         winner = _pick(trial, score.masked_fill(~reached, -torch.inf).argmax(dim=1))
         found.genes[active] = torch.where(done[:, None], winner, _pick(population, scores.argmax(dim=1)))
-        found.success[active] = done
+        found.success[active] |= done
         found.generations[active] = generation
         found.queries[active] += size
         if bool(done.any()):

@@ -33,6 +33,10 @@ ExposureFile = Annotated[Path | None, typer.Option("--exposure", help="TOML file
 LabelColumn = Annotated[str, typer.Option(help="Column of the catalogue that holds the label.")]
 Masked = Annotated[str | None, typer.Option(help="Galaxies with masked pixels: reject or interpolate.")]
 Bands = Annotated[str | None, typer.Option(help="Names of the data's channels in their order, for instance g,r,i.")]
+FitData = Annotated[
+    str | None,
+    typer.Option(help="Labelled images to fit universal perturbations to; default: the bundle's validation galaxies."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else goes to stderr.")]
 Options = Annotated[list[str] | None, typer.Option("-p", "--option", help="name=value; repeatable.")]
@@ -205,6 +209,10 @@ def attack(
     severity: Annotated[int | None, typer.Option(help="Rung of the ladder, 1 to 5.")] = None,
     strength: Annotated[float | None, typer.Option(help="Strength in the perturbation's unit.")] = None,
     option: Options = None,
+    space: Annotated[
+        str | None, typer.Option(help="What a pixel attack may write: input, flux (what a detector gives), or both.")
+    ] = None,
+    fit_data: FitData = None,
     limit: Annotated[int | None, typer.Option(help="At most so many galaxies, chosen by key.")] = None,
     batch_size: Annotated[int, typer.Option(help="Galaxies at a time: memory and speed, never the numbers.")] = 64,
     arch: Arch = None,
@@ -224,15 +232,27 @@ def attack(
     from robustastro.evaluate.plan import step as planned
 
     # wrong names and strengths are said before anything is loaded
-    step = planned(attack, severity=severity, strength=strength, options=option or [])
+    steps = {
+        name: planned(attack, severity=severity, strength=strength, options=options)
+        for name, options in commands.in_spaces(attack, space, option or []).items()
+    }
+    records = {}
     reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
     with shown() as progress:
-        record = commands.attack(
-            [step], model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit, batch=batch_size,
-            device=device, seed=seed, out=out, progress=progress,
-        )  # fmt: skip
-    for path in commands.draw(record):
-        say(f"figure {path}")
+        for name, step in steps.items():
+            records[name] = commands.attack(
+                [step], model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit,
+                batch=batch_size, device=device, seed=seed, progress=progress, fit_data=fit_data,
+                out=out / name if out and len(steps) > 1 else out,
+            )  # fmt: skip
+    for record in records.values():
+        for path in commands.draw(record):
+            say(f"figure {path}")
+    if len(records) > 1:
+        result = commands.spaces_result(records)
+        print(json.dumps(result, indent=1) if as_json else commands.spaces_text(records, result))
+        return
+    (record,) = records.values()
     result = commands.attack_result(record)
     print(json.dumps(result, indent=1) if as_json else commands.attack_text(record, result))
 
@@ -242,6 +262,7 @@ def evaluate(
     model: ModelFile,
     suite: Annotated[str, typer.Option(help="See robustastro list suites, or a file ending in .toml.")],
     data: DataFile = None,
+    fit_data: FitData = None,
     limit: Annotated[int | None, typer.Option(help="At most so many galaxies, chosen by key.")] = None,
     batch_size: Annotated[int, typer.Option(help="Galaxies at a time: memory and speed, never the numbers.")] = 64,
     arch: Arch = None,
@@ -265,7 +286,7 @@ def evaluate(
     with shown() as progress:
         record = commands.attack(
             steps, model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit, batch=batch_size,
-            device=device, seed=seed, out=out, progress=progress, suite=chosen,
+            device=device, seed=seed, out=out, progress=progress, suite=chosen, fit_data=fit_data,
         )  # fmt: skip
     made = commands.draw(record, ("heatmap",))
     say(f"figure {made[0]}" if made else "no heat map: it takes three perturbations at rungs, and labelled galaxies")

@@ -12,25 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from perturbations.core import get
-from perturbations.errors import InputError
+from perturbations.core import catalogue, get
+from perturbations.errors import InputError, unknown_name
 from perturbations.exposure import Exposure
 from robustastro.adapt.training import Recipe, Trained, stretched, write_bundle
 from robustastro.adapt.training import train as run_training
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.readers import read, read_again
 from robustastro.data.splits import has_split, select
-from robustastro.evaluate.engine import choose, evaluate, unseen
+from robustastro.evaluate.engine import choose, evaluate, fitting_set, unseen
 from robustastro.evaluate.plan import Plan, Step
 from robustastro.metrics.intervals import proportion
-from robustastro.metrics.summary import summarise
-from robustastro.metrics.tables import estimate_text, table
+from robustastro.metrics.summary import space_difference, summarise
+from robustastro.metrics.tables import estimate_text, space_text, table
 from robustastro.models.bundles import Model, load_model
 from robustastro.models.subject import Subject
 from robustastro.progress import Progress, say
 from robustastro.record import Record, refuse_place, write_whole
 from robustastro.suites import Suite
 
+SPACES = ("input", "flux", "both")
 PATIENCE = 600.0  # seconds above which a --limit is suggested
 KEPT, KEPT_OF_MANY, MANY = 16, 1, 5  # galaxies whose images are kept, of one perturbation and of more than five
 
@@ -174,6 +175,7 @@ def attack(
     out: Path | None,
     progress: Progress,
     suite: Suite | None = None,
+    fit_data: str | None = None,
 ) -> Record:
     """Load, plan, say how long it will take, and run the steps of an attack or of a suite."""
     model = load_model(model_path, arch, contract, latent)
@@ -181,9 +183,15 @@ def attack(
     galaxies = choose(test.with_classes(model.contract.classes), limit)
     if suite and galaxies.exposure is None:
         _refuse_units(suite, steps)
+    own = validation if fit_data is None else open_data(fit_data, reading, model.contract.classes)
+    fitting = fitting_set(steps, model, galaxies, own)
+    if fitting is None and fit_data is not None:
+        raise InputError(
+            f"--fit-data {fit_data}", "a perturbation of a whole set, such as universal", "leave --fit-data out"
+        )
     return run(
         steps, model, galaxies, out, called=suite.name if suite else None,
-        seed=seed, limit=limit, batch=batch, device=device, validation=validation, progress=progress,
+        seed=seed, limit=limit, batch=batch, device=device, validation=validation, fitting=fitting, progress=progress,
     )  # fmt: skip
 
 
@@ -209,6 +217,7 @@ def run(
     device: str,
     progress: Progress,
     validation: Galaxies | None = None,
+    fitting: Galaxies | None = None,
     batch: int = 64,
     folder: Path = Path("runs"),
     called: str | None = None,
@@ -216,13 +225,15 @@ def run(
     """Run steps on galaxies (after `limit`). Without `out` in FOLDER/MODEL-CALLED-PLAN: the same command resumes."""
     device = device_of(device)
     kept = KEPT_OF_MANY if len(steps) > MANY else KEPT
-    plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit).model_copy(update={"kept_images": kept})
+    plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit, fitting=fitting)
+    plan = plan.model_copy(update={"kept_images": kept})
     called = called or "-".join(s.name.replace(":", "-") for s in steps)
     place = out or folder / f"{Path(model.path).stem}-{called}-{plan.digest()[:8]}"
     _say_estimate(plan, model, galaxies, device)
     record = evaluate(
-        plan, model, galaxies, place, device=device, batch=batch, validation=validation, progress=progress
-    )
+        plan, model, galaxies, place, device=device, batch=batch, validation=validation, fitting=fitting,
+        progress=progress,
+    )  # fmt: skip
     for flag in record.run["flags"]:
         say(f"flag {flag['code']}: {flag['message']}. {flag['remedy']}.")
     return record
@@ -277,25 +288,45 @@ def _own_data(model: Model, progress: Progress) -> Galaxies:
 
 
 def _say_estimate(plan: Plan, model: Model, galaxies: Galaxies, device: str) -> None:
-    """How long the forward passes will take, at most, from one timed pass."""
-    queries = 1
-    for wanted in plan.steps:
-        entry = get(wanted.name)
-        most = entry.most_queries(wanted.options) if entry.most_queries else 1
-        queries += len(wanted.strengths) * most
-    subject = Subject(model.network, model.contract, model.latent, device, plan.chunk)
+    """How long the queries will take, at most, from a timed pass; nothing where their number is not known."""
+    entries = [get(wanted.name) for wanted in plan.steps]
+    if any(entry.kind == "attack" and entry.most_queries is None for entry in entries):
+        return
     x = model.contract.to_input(galaxies.batch(slice(0, 1)), galaxies.bands)
-    subject.outputs(x)  # the first pass also allocates
-    started = time.monotonic()
-    subject.outputs(x)
-    each = (time.monotonic() - started) / plan.chunk * queries
+    subject = Subject(model.network, model.contract, model.latent, device, plan.chunk, plan.pixels)
+    cost = {False: _seconds_of_image(subject, x), True: 0.0}
+    if plan.pixels is not None:
+        cost[True] = _seconds_of_candidate(subject, x.to(device))
+    queries, each = 1, cost[False]
+    for entry, wanted in zip(entries, plan.steps, strict=True):
+        most = entry.most_queries({**wanted.options, "shape": x.shape[1:]}) if entry.most_queries else 1
+        queries += len(wanted.strengths) * most
+        each += len(wanted.strengths) * most * cost[entry.norm == "L0"]
     seconds = each * len(galaxies)
     if seconds < 2.0:
         return
-    text = f"{len(galaxies)} galaxies, at most {queries} forward passes each: {_minutes(seconds)} or less on {device}"
+    text = f"{len(galaxies)} galaxies, at most {queries} queries each: {_minutes(seconds)} or less on {device}"
     if seconds > PATIENCE:
         text += f"; --limit {max(1, int(PATIENCE / each))} takes ten minutes"
     say(text)
+
+
+def _seconds_of_image(subject: Subject, x: torch.Tensor) -> float:
+    subject.outputs(x)  # the first pass also allocates
+    started = time.monotonic()
+    subject.outputs(x)
+    return (time.monotonic() - started) / subject.chunk
+
+
+def _seconds_of_candidate(subject: Subject, x: torch.Tensor) -> float:
+    """Of one pixel changed in the image x (1, C, H, W)."""
+    victim, count = subject.victim(x), 200
+    row = torch.arange(count, device=x.device) % min(x.shape[2:])
+    asked = torch.zeros_like(row), row[:, None, None].expand(-1, -1, 2), x.new_zeros(count, 1, x.shape[1])
+    victim.logits_at(*asked)
+    started = time.monotonic()
+    victim.logits_at(*asked)
+    return (time.monotonic() - started) / count
 
 
 def _minutes(seconds: float) -> str:
@@ -324,6 +355,43 @@ def _result(record: Record, perturbed: Mapping[str, Any]) -> dict[str, Any]:
         "flags": about["flags"],
         "results": summarise(record),
     }
+
+
+def in_spaces(name: str, space: str | None, options: Sequence[str]) -> dict[str, list[str]]:
+    """The options "name=value" of the runs that --space asks for, by the name of the space.
+
+    Flux comes first, so that images without an exposure are refused before anything is run.
+
+    Raises
+    ------
+    InputError : no such space, an attack that has none to choose, or the space given twice.
+    """
+    options = list(options)
+    if space is None:
+        return {"": options}
+    if space not in SPACES:
+        raise unknown_name("space", space, SPACES)
+    if "space" not in get(name).options:
+        having = [n for n, p in catalogue().items() if "space" in p.options]
+        raise InputError(f"--space {space} for {name}", f"one of {', '.join(having)}", "leave --space out")
+    if any(text.startswith("space=") for text in options):
+        raise InputError(f"both --space {space} and -p space=", "one of them", "drop one")
+    return {one: [*options, f"space={one}"] for one in (("flux", "input") if space == "both" else (space,))}
+
+
+def spaces_result(records: Mapping[str, Record]) -> dict[str, Any]:
+    """The document of `attack --space both --json`: the input run's, the flux run's, and the paired difference."""
+    difference = space_difference(records["input"], records["flux"])
+    flux = attack_result(records["flux"])
+    return attack_result(records["input"]) | {"spaces": {"flux": flux, "difference": difference}}
+
+
+def spaces_text(records: Mapping[str, Record], result: Mapping[str, Any]) -> str:
+    """The results in both spaces for people."""
+    spaces = result["spaces"]
+    parts = [("input", result), ("flux", spaces["flux"])]
+    text = "\n".join(f"Space: {name}. {attack_text(records[name], document)}" for name, document in parts)
+    return f"{text}\n{space_text(spaces['difference'])}"
 
 
 def attack_text(record: Record, result: Mapping[str, Any]) -> str:

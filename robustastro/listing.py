@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,14 +53,33 @@ def rows(what: str) -> list[dict[str, Any]]:
 
 
 def text(what: str, entries: list[dict[str, Any]]) -> str:
-    """The same for people, a line each; perturbations under their family."""
+    """The same for people, a line each; perturbations under their family, attacks of other libraries by norm."""
     lines, family = [], None
-    for entry in entries:
+    for entry in own(entries):
         if what == "perturbations" and entry["family"] != family:
             family = entry["family"]
             lines += ["", family] if lines else [family]
         lines.append(_line(what, entry))
-    return "\n".join(lines)
+    return "\n".join(lines + _of_libraries(entries))
+
+
+def own(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries that are not attacks of another library, which are called `library:NAME`."""
+    return [entry for entry in entries if ":" not in entry["name"]]
+
+
+def _of_libraries(entries: list[dict[str, Any]]) -> list[str]:
+    names: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        library, colon, name = entry["name"].partition(":")
+        if colon:
+            names.setdefault(library, {}).setdefault(entry["norm"], []).append(name)
+    lines = []
+    for library, norms in names.items():
+        lines += ["", f"attacks of {library}, as {library}:NAME (docs/attacks-from-libraries.md)"]
+        for norm, known in sorted(norms.items()):
+            lines += textwrap.wrap(", ".join(known), 110, initial_indent=f"  {norm:6}", subsequent_indent=" " * 8)
+    return lines
 
 
 def page(entries: list[dict[str, Any]]) -> str:
@@ -71,7 +91,7 @@ def page(entries: list[dict[str, Any]]) -> str:
     template = (files("robustastro") / "templates" / "perturbations.md.j2").read_text()
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     families: dict[str, list[dict[str, Any]]] = {}
-    for entry in entries:
+    for entry in own(entries):
         families.setdefault(entry["family"], []).append(entry)
     return environment.from_string(template).render(families=families, unit=unit_text, ladder=ladder_text)
 

@@ -7,6 +7,8 @@ validation.parquet  id, label and clean logits of the model's own validation gal
 head.npz            weight, bias and kind of the last layer; centroids of the classes in the latent space
 units/PERTURBATION/STRENGTH/SHARD.parquet   one row per galaxy
 images/PERTURBATION/STRENGTH/SHARD.npz      clean and perturbed arrays of a few galaxies
+maps/PERTURBATION/STRENGTH/SHARD.npz        ids, and what an attack says of each pixel: arrays (galaxies, height, width)
+fitted/PERTURBATION/STRENGTH.npz            what a perturbation of a whole set was fitted to be, and to which ids
 ```
 
 A file is written whole or not at all. This module imports neither torch nor a model.
@@ -145,7 +147,7 @@ class Record:
 
         Columns: logits (K,), latent (D,), l0 [pixels], l2, linf [input units]; for attacks queries, success (measured),
         claimed (by the attack's own stop rule) and its details: rows, columns, values (changed pixels; values is
-        (k x C,)), generations.
+        (k x C,)), generations, fatal_pixels, smallest_margin.
         """
         shards = sorted(
             self._unit_folder(perturbation, strength).glob("[0-9]*.parquet")
@@ -157,11 +159,27 @@ class Record:
 
     def images(self, perturbation: str, strength: float) -> dict[str, np.ndarray]:
         """Arrays kept for figures: ids (n,), clean and perturbed (n, C, H, W) in input space; empty if none."""
-        parts = []
-        for path in sorted(self._images_folder(perturbation, strength).glob("[0-9]*.npz")):
-            with np.load(path, allow_pickle=False) as stored:
-                parts.append({name: stored[name] for name in stored})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+        return _joined(self._images_folder(perturbation, strength))
+
+    def maps(self, perturbation: str, strength: float) -> dict[str, np.ndarray]:
+        """What an attack says of each pixel: ids (N,), in the order of `galaxies`, and arrays (N, H, W); empty if none.
+
+        Of onepixel_exhaustive: map, float32, the smallest margin over the grid at each pixel, NaN where not tried; and
+        certified, bool.
+        """
+        return _joined(self._maps_folder(perturbation, strength))
+
+    def fitted(self, perturbation: str, strength: float) -> dict[str, np.ndarray]:
+        """What a perturbation of a whole set was fitted to be, with the ids (n,) it was fitted to; empty if it was not.
+
+        Of universal and universal_l2: perturbation (C, H, W) float64, input units. Of universal_pixel: position (2,)
+        int64, row and column, and value (C,). Of each: queries, forward passes of the fit over all its galaxies.
+        """
+        path = self._fitted_file(perturbation, strength)
+        if not path.exists():
+            return {}
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
 
     # ------------------------------------------------------------------ writing
 
@@ -200,7 +218,19 @@ class Record:
         path = self._images_folder(perturbation, strength) / f"{shard:05d}.npz"
         write_whole(path, lambda file: _savez(file, arrays))
 
+    def write_maps(self, perturbation: str, strength: float, arrays: Mapping[str, np.ndarray], shard: int) -> None:
+        """Write the maps of a shard, ids among them; before the shard itself, as the images."""
+        path = self._maps_folder(perturbation, strength) / f"{shard:05d}.npz"
+        write_whole(path, lambda file: _savez(file, arrays))
+
+    def write_fitted(self, perturbation: str, strength: float, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write what a perturbation of a whole set was fitted to be: before its first shard, and never again."""
+        write_whole(self._fitted_file(perturbation, strength), lambda file: _savez(file, arrays))
+
     # ------------------------------------------------------------------ names
+
+    def _fitted_file(self, perturbation: str, strength: float) -> Path:
+        return self.path / "fitted" / perturbation.replace(":", "-") / f"{strength:.10g}.npz"
 
     def _unit_folder(self, perturbation: str, strength: float) -> Path:
         return self.path / "units" / perturbation.replace(":", "-") / f"{strength:.10g}"
@@ -210,6 +240,9 @@ class Record:
 
     def _images_folder(self, perturbation: str, strength: float) -> Path:
         return self.path / "images" / perturbation.replace(":", "-") / f"{strength:.10g}"
+
+    def _maps_folder(self, perturbation: str, strength: float) -> Path:
+        return self.path / "maps" / perturbation.replace(":", "-") / f"{strength:.10g}"
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -245,6 +278,15 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _joined(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of all files of a folder, one file after the other; not the drafts of a killed run."""
+    parts = []
+    for path in sorted(folder.glob("[0-9]*.npz")):
+        with np.load(path, allow_pickle=False) as stored:
+            parts.append({name: stored[name] for name in stored})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def _savez(file: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -32,6 +32,9 @@ class LinearVictim:
     def logits(self, x):
         return x.flatten(1) @ self.weight
 
+    def seen(self, flux):
+        return STRETCH(flux)
+
     def gradient(self, x, loss):
         leaf = x.clone().requires_grad_(True)
         return torch.autograd.grad(loss(self.logits(leaf)).sum(), leaf)[0]
@@ -54,20 +57,37 @@ def galaxies(n: int = 6) -> Observation:
 
 def apply(p: Perturbation, sky: Observation, strength: float, draws: Draws) -> torch.Tensor:
     """The perturbed images, through the call that measures promises."""
+    if p.kind == "attack":
+        return attacked(p, sky, strength, draws)
     if p.space == "flux":
         return p(sky, strength, draws).flux
     if p.space == "stretch":
         return p(Unstretched(sky.flux, STRETCH), strength, draws)
-    x = STRETCH(sky.flux)
-    if p.kind == "corruption":
-        return p(x, strength, draws)
-    victim = LinearVictim(x)
-    return p.run_attack(x, victim.logits(x).argmax(dim=1), victim, strength, draws, **quick(p)).images
+    return p(STRETCH(sky.flux), strength, draws)
+
+
+def attacked(p: Perturbation, sky: Observation, strength: float, draws: Draws) -> torch.Tensor:
+    """The images of an attack on what a linear network gets right; one of a whole set is fitted to `galaxies()`."""
+
+    def victim_of(flux: torch.Tensor) -> tuple[torch.Tensor, LinearVictim, torch.Tensor]:
+        x = STRETCH(flux)
+        victim = LinearVictim(x)
+        return x, victim, victim.logits(x).argmax(dim=1)
+
+    fitted = None
+    if p.fit is not None and strength != p.identity:
+        every = galaxies()
+        x, victim, labels = victim_of(every.flux)
+        fitted = p.fit_to(x, labels, victim, strength, draws_of(every, seed=draws.seed), **quick(p))
+    x, victim, labels = victim_of(sky.flux)
+    given = sky if p.space == "flux" else x
+    return p.run_attack(given, labels, victim, strength, draws, fitted=fitted, **quick(p)).images
 
 
 def quick(p: Perturbation) -> Mapping[str, int]:
     """Options that make a search short."""
-    return {name: value for name, value in {"pop": 8, "generations": 2, "steps": 3}.items() if name in p.options}
+    short = {"pop": 8, "generations": 2, "steps": 3, "queries": 60}
+    return {name: value for name, value in short.items() if name in p.options}
 
 
 def before(p: Perturbation, sky: Observation) -> torch.Tensor:

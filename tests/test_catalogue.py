@@ -13,7 +13,7 @@ from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 
 
-@pytest.mark.parametrize("name", catalogue())
+@pytest.mark.parametrize("name", [name for name in catalogue() if ":" not in name])  # those: test_adapters.py
 def test_every_perturbation_keeps_the_contract(name):
     assert broken(get(name)) is None
 

@@ -21,6 +21,7 @@ from robustastro.data.galaxies import Galaxies
 from robustastro.evaluate.engine import evaluate
 from robustastro.evaluate.plan import Plan, Step, step
 from robustastro.models.bundles import Model
+from robustastro.models.sparse.inference import Decision
 from robustastro.models.subject import Subject
 from robustastro.record import Record
 
@@ -200,7 +201,7 @@ def test_candidates_of_two_images_never_share_a_forward_pass(contract: InputCont
     monkeypatch.setattr(Watched, "seen", [])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        victim = Subject(Watched(), contract, chunk=4).victim(
+        victim = Subject(Watched(), contract, chunk=4, decision=Decision("dense")).victim(
             torch.arange(1.0, 5.0)[:, None, None, None].expand(4, 3, 6, 6) / 8
         )
     which = torch.tensor([0] * 5 + [1] * 2 + [3] * 4 + [2])

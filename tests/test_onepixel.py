@@ -323,6 +323,42 @@ def test_leaves_alone_what_is_wrong_already_or_of_the_target_class(targeted):
     assert bool((result.queries[~alone] > 1).all())
 
 
+def test_many_candidates_are_asked_a_bounded_number_at_a_time(monkeypatch):
+    net, x = tiny_net(), images(7)
+    labels = net(x).argmax(dim=1)
+    whole = run(Sparse(net, x), x, labels, pop=20, generations=3)
+    for bound in (50, 7):  # two images together, or part of one
+        monkeypatch.setattr(goal, "CANDIDATES", bound)
+        victim = Sparse(net, x)
+        part = run(victim, x, labels, pop=20, generations=3)
+        assert torch.equal(part.images, whole.images)
+        assert torch.equal(part.queries, whole.queries)
+        assert max(len(shown) for shown in victim.shown) == {50: 40, 7: 7}[bound]
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "columns", "queries"),
+    [
+        ({}, [5, 7, 6, 2, 2, 1, 4, 0], [1, 1, 0, 4, 5, 2, 4, 4], [101, 1501] + [101] * 6),
+        (
+            {"settings": "published", "pop": 40, "generations": 6},
+            [1, 1, 7, 7, 5, 1, 4, 1],
+            [4, 4, 5, 0, 0, 2, 4, 5],
+            [281, 281, 121] + [281] * 5,
+        ),
+        ({"target": 1, "pop": 20, "generations": 5}, [-1, 6, -1, 5, -1, 2, 1, -1], [-1, 1, -1, 1, -1, 2, 1, -1], None),
+    ],
+)
+def test_the_numbers_of_version_1(options, rows, columns, queries):
+    """As they were before there was a choice of space; a change of them takes a new version."""
+    assert perturbations.get("onepixel").version == 1
+    net, x = tiny_net(), images(8)
+    result = run(Counting(net), x, net(x).argmax(dim=1), **options)
+    assert result.details["rows"].flatten().tolist() == rows
+    assert result.details["columns"].flatten().tolist() == columns
+    assert result.queries.tolist() == (queries or [1, 121, 1, 21, 1, 121, 21, 1])
+
+
 def test_zero_pixels_cost_nothing():
     x = images(4)
     victim = Counting(tiny_net())
@@ -342,8 +378,62 @@ def test_zero_pixels_cost_nothing():
         (1, {"settings": "publisht"}, "'default' or 'published'"),
         (1, {"pop": "many"}, "onepixel option pop"),
         (1, {"population": 4}, "unknown option of onepixel"),
+        (1, {"space": "flux"}, "without an exposure"),
     ],
 )
 def test_refuses_what_it_cannot_do(strength, options, says):
     with pytest.raises(InputError, match=says):
         run(Counting(tiny_net()), images(2), torch.zeros(2, dtype=torch.int64), strength=strength, **options)
+
+
+class Screening(Sparse):
+    """A victim whose low precision has an error; with `lying`, it takes every candidate for the worst there is."""
+
+    screens = True
+
+    def __init__(self, net, x, lying=False, **kwargs):
+        super().__init__(net, x, **kwargs)
+        self.lying, self.coarse, self.exact = lying, 0, 0
+        self.worst = torch.full((len(x),), -torch.inf)  # of what was asked in full
+
+    def logits_at(self, which, positions, values):
+        self.exact += len(which)
+        logits = super().logits_at(which, positions, values)
+        harm = goal.harm(logits, self.net(self.x).argmax(dim=1)[which], None)
+        self.worst.scatter_reduce_(0, which, harm, "amax")
+        return logits
+
+    def screened_at(self, which, positions, values):
+        self.coarse += len(which)
+        logits = self.net(goal.with_pixels(self.x[which], positions, values)).bfloat16().float()
+        if self.lying:
+            true = self.net(self.x[which]).argmax(dim=1, keepdim=True)
+            logits.scatter_add_(1, true, torch.full_like(logits, -1e3))
+        return logits
+
+
+def test_a_screened_search_flips_as_many_asks_in_full_about_eight_and_counts_both():
+    net, x = tiny_net(0.3), images(40)
+    labels = net(x).argmax(dim=1)
+    options = {"pop": 40, "generations": 10}
+    full = run(Counting(net), x, labels, **options)
+    victim = Screening(net, x)
+    screened = run(victim, x, labels, **options)
+    assert 5 < int(full.success.sum()) < 40
+    assert int(screened.success.sum()) >= int(full.success.sum()) - 1
+    generations = int((screened.details["generations"] + 1).sum())
+    assert (victim.coarse, victim.exact) == (40 * generations, 8 * generations)
+    assert int(screened.queries.sum()) == 40 + victim.coarse + victim.exact
+    assert torch.equal(net(screened.images).argmax(dim=1) != labels, screened.success)
+
+
+def test_no_flip_in_low_precision_is_believed():
+    net, x = tiny_net(0.01), images(10)
+    labels = net(x).argmax(dim=1)
+    victim = Screening(net, x, lying=True)
+    result = run(victim, x, labels, pop=20, generations=3)
+    missed = ~result.success
+    assert torch.equal(goal.harm(net(result.images), labels, None)[missed], victim.worst[missed])
+    assert torch.equal(net(result.images).argmax(dim=1) != labels, result.success)
+    assert int(missed.sum()) > 0
+    assert result.details["generations"][missed].unique().tolist() == [3]

@@ -1,12 +1,12 @@
 """The one pixel that hurts most, as a telescope might change one: found by differential evolution."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from perturbations import goal, search
+from perturbations import changed_pixels, goal
 from perturbations.core import AttackResult, Victim, attack
 from perturbations.draws import Draws
 from perturbations.errors import InputError
@@ -29,6 +29,8 @@ SETTINGS = {
     "published": Settings(pop=400, generations=80, stop="published", extremes=False),
 }
 
+RESOLVED = ("settings", "pop", "generations", "stop")
+
 
 @attack(
     parameter="changed pixels",
@@ -38,8 +40,8 @@ SETTINGS = {
     access="logits",
     source="Su et al. 2019, IEEE TEVC 23, 828, arXiv:1710.08864; Ciprijanovic et al. 2022, arXiv:2112.14299",
     version=1,
-    settle=lambda options: options | _resolve(**options),
-    most_queries=lambda options: 1 + options["pop"] * (1 + options["generations"]),
+    settle=lambda options: options | _resolve(**{name: options[name] for name in RESOLVED}),
+    most_queries=lambda options: 1 + (options["pop"] + changed_pixels.CONFIRMED) * (1 + options["generations"]),
 )
 def onepixel(
     x: torch.Tensor,
@@ -53,10 +55,12 @@ def onepixel(
     generations: int | None = None,
     stop: Literal["argmax", "published"] | None = None,
     target: int | None = None,
+    space: Literal["input", "flux"] = "input",
+    sigmas: float = 5.0,
 ) -> AttackResult:
     """Replace one pixel, in all bands, by the values that a search finds most harmful.
 
-    A candidate is (row, column, a value per band), the values within the victim's box; differential evolution (see
+    A candidate is (row, column, a value per band), the values within the box of `space`; differential evolution (see
     `perturbations.search`, F = 0.5) makes the log-odds of the true class small, or those of `target` large. An image
     whose search succeeds leaves the batch, with the best candidate of that generation that meets `stop`. One whose
     search does not keeps the most harmful candidate seen, and success False. An image that the network gets wrong
@@ -80,67 +84,46 @@ def onepixel(
     generations : generations after the initial population, at least 0.
     stop : "argmax", the prediction is wrong (or the target); "published", the thresholds above.
     target : the class to reach; None for any wrong one.
+    space : "input", every value that the network accepts; "flux", the values that a detector can give.
+    sigmas : in flux space, how far a pixel can fall below the sky [standard deviations of blank sky].
 
     Returns
     -------
     AttackResult; `success` is by `stop`. `queries` is exact: 1 for the clean image and `pop` for each population
-    evaluated. Details: rows, columns (N, 1) int64 and values (N, 1, C) float32 of the pixel written, -1 and NaN where
-    none was; generations (N,) int64 after the initial population.
+    evaluated, and 8 more where the victim screens in low precision (see `changed_pixels.evolved`). Details: rows,
+    columns (N, 1) int64 and values (N, 1, C) float32 of the pixel written, -1 and NaN where none was; generations (N,)
+    int64 after the initial population.
 
     Raises
     ------
-    InputError : a strength other than 0 and 1, or an option out of range.
+    InputError : a strength other than 0 and 1, an option out of range, or flux space for images whose exposure or full
+        well is not known.
     """
     if pixels not in (0, 1):
         raise InputError(f"onepixel: {pixels:g} pixels", "0 or 1", "give strength 1; 0 returns the clean images")
     use = Settings(**_resolve(settings, pop, generations, stop), extremes=SETTINGS[settings].extremes)
-    n, bands, height, width = x.shape
-    images, success = x.clone(), torch.zeros(n, dtype=torch.bool, device=x.device)
-    queries, used = (torch.zeros(n, dtype=torch.int64, device=x.device) for _ in range(2))
-    rows, columns = (torch.full((n, 1), -1, device=x.device) for _ in range(2))
-    values = torch.full((n, 1, bands), math.nan, device=x.device)
-    details = {"rows": rows, "columns": columns, "values": values, "generations": used}
-    result = AttackResult(images, success, queries, details)
+    result = changed_pixels.untouched(x, 1)
+    used = torch.zeros_like(result.queries)
+    result = replace(result, details={**result.details, "generations": used})
     if pixels == 0:
         return result
-
+    box = goal.allowed(victim, x, space, sigmas)
     attacked = goal.worth_attacking(x, labels, victim, target)
-    queries += 1
+    result.queries.add_(1)
     if not len(attacked):
         return result
-    low, high = (edge.expand_as(x) for edge in victim.box)
     threshold = PUBLISHED_HARM["untargeted" if target is None else "targeted"]
-
-    def express(image: torch.Tensor, genes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Position (..., 1, 2) and value (..., 1, C) of genes (..., 2 + C), for images (A, 1) or (A,)."""
-        row = (genes[..., 0] * height).long().clamp_(max=height - 1)
-        column = (genes[..., 1] * width).long().clamp_(max=width - 1)
-        bottom, top = low[image, :, row, column], high[image, :, row, column]
-        value = torch.lerp(bottom, top, genes[..., 2:]).clamp(bottom, top)
-        return torch.stack((row, column), dim=-1).unsqueeze(-2), value.unsqueeze(-2)
-
-    def evaluate(active: torch.Tensor, genes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        image = attacked[active]
-        logits = goal.pixel_logits(victim, x, image, *express(image[:, None], genes))
-        true = labels[image][:, None].expand(logits.shape[:2])
-        score = goal.harm(logits, true, target)
-        return score, (goal.flipped(logits, true, target) if use.stop == "argmax" else score > threshold)
-
-    draws = draws.take(attacked)
-    population = draws.uniform("population", (use.pop, 2 + bands))
-    extreme = torch.tensor([False, False] + [use.extremes] * bands, device=x.device)
-    population = torch.where(extreme, population.round(), population)
-    found = search.evolve(evaluate, draws, population, use.generations, clipped=extreme)
-
-    position, value = express(attacked, found.genes)
-    images[attacked] = goal.with_pixels(x[attacked], position, value)
-    success[attacked], used[attacked] = found.success, found.generations
-    queries[attacked] += found.queries
-    rows[attacked], columns[attacked], values[attacked] = position[..., 0], position[..., 1], value
+    found, position, value = changed_pixels.evolved(
+        x, labels, victim, attacked, box, 1, draws.take(attacked), pop=use.pop, generations=use.generations,
+        extremes=use.extremes, target=target, threshold=threshold if use.stop == "published" else None,
+    )  # fmt: skip
+    changed_pixels.write(result, x, attacked, position, value)
+    result.success[attacked], used[attacked] = found.success, found.generations
+    result.queries[attacked] += found.queries
     return result
 
 
-def _resolve(settings: str, pop: int | None, generations: int | None, stop: Any, target: Any = None) -> dict[str, Any]:
+def _resolve(settings: str, pop: int | None, generations: int | None, stop: Any) -> dict[str, Any]:
     """`pop`, `generations` and `stop`, those that are not given from the settings."""
     base = SETTINGS[settings]
     pop = base.pop if pop is None else pop

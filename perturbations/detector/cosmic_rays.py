@@ -104,21 +104,45 @@ def _tracks(
     cosine = (1.0 - slant) ** 0.25
     length = thickness * (1.0 / cosine**2 - 1.0).sqrt()
     charge = thickness_um / cosine * (IONISATION + LANDAU_WIDTH * _moyal(loss))
+    image = tracks(which, row * height, column * width, 2.0 * math.pi * azimuth, length, charge, n * bands, size)
+    return image.reshape(n, bands, height, width)
 
+
+def tracks(
+    which: torch.Tensor,
+    row: torch.Tensor,
+    column: torch.Tensor,
+    azimuth: torch.Tensor,
+    length: torch.Tensor,
+    charge: torch.Tensor,
+    images: int,
+    size: tuple[int, int],
+) -> torch.Tensor:
+    """Charge [electrons] of tracks on so many images, (images, H, W) float32.
+
+    Parameters
+    ----------
+    which : (M,) int64, the image that each track is on.
+    row, column : (M,) where it starts [pixels from the corner].
+    azimuth, length : (M,) its direction on the sensor [rad; 0 along a row, pi/2 along a column] and its length there
+        [pixels].
+    charge : (M,) electrons over the whole track.
+    """
+    height, width = size
     points = (length / STEP).ceil().clamp_min(1.0).long()
     track = torch.repeat_interleave(points)
     first = (points.cumsum(0) - points)[track]
-    along = (torch.arange(len(track), device=hits.device) - first + 0.5) / points[track] * length[track]
-    y = row[track] * height + along * torch.sin(2.0 * math.pi * azimuth)[track]
-    x = column[track] * width + along * torch.cos(2.0 * math.pi * azimuth)[track]
+    along = (torch.arange(len(track), device=which.device) - first + 0.5) / points[track] * length[track]
+    y = row[track] + along * torch.sin(azimuth)[track]
+    x = column[track] + along * torch.cos(azimuth)[track]
     down, right = _spread(y), _spread(x)
     rows = (y.floor().long()[:, None] + torch.arange(-1, 2, device=y.device)) % height
     columns = (x.floor().long()[:, None] + torch.arange(-1, 2, device=x.device)) % width
     where = ((which[track][:, None] * height + rows) * width)[:, :, None] + columns[:, None, :]
     value = (((charge / points)[track][:, None] * down)[:, :, None] * right[:, None, :]).float()
-    image = torch.zeros(n * bands * height * width, dtype=value.dtype, device=hits.device)
+    image = torch.zeros(images * height * width, dtype=value.dtype, device=which.device)
     image.index_put_((where.flatten(),), value.flatten(), accumulate=True)
-    return image.reshape(n, bands, height, width)
+    return image.reshape(images, height, width)
 
 
 def _moyal(uniform: torch.Tensor) -> torch.Tensor:

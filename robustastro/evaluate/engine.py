@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +27,25 @@ from robustastro.evaluate.plan import Plan, Step
 from robustastro.evaluate.plan import step as planned
 from robustastro.models.bundles import Model
 from robustastro.models.doubts import TOLERANCE, doubts
-from robustastro.models.subject import Outputs, Subject
+from robustastro.models.subject import Outputs, Subject, SubjectVictim
 from robustastro.record import Flag, Head, Record, jsonable, refuse_place
 
 BATCH = 64
+REPLAY = 50  # galaxies at a time for what repeats only in the same batch; another number gives other results
+FITTED = 200  # galaxies, at most, that a perturbation of a whole set is fitted to
 LOOK = 64  # galaxies on which doubts are measured
-PACKAGES = ("robustastro", "torch", "numpy", "scipy", "astropy", "galsim", "surveycodex", "pillow")
+PACKAGES = (
+    "robustastro",
+    "torch",
+    "numpy",
+    "scipy",
+    "astropy",
+    "galsim",
+    "surveycodex",
+    "pillow",
+    "torchattacks",
+    "foolbox",
+)
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,6 +68,7 @@ def evaluate(
     device: str = "cpu",
     batch: int = BATCH,
     validation: Galaxies | None = None,
+    fitting: Galaxies | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """Run a plan and return its record. Units that are already there are not run again.
@@ -68,6 +82,8 @@ def evaluate(
     device : "cpu", "cuda", ...
     batch : galaxies perturbed at a time; changes memory and speed, never the numbers.
     validation : the model's own validation galaxies, labelled; their clean logits are kept for calibration.
+    fitting : galaxies that perturbations of a whole set are fitted to, as `fitting_set` chooses them and the plan names
+        them; None where there is no such perturbation.
     progress : called with (what, done, total).
 
     Raises
@@ -78,10 +94,11 @@ def evaluate(
     started = time.monotonic()
     if batch < 1:
         raise InputError(f"--batch-size {batch}", "at least 1", "leave it out for the default")
-    subject = Subject(model.network, model.contract, model.latent, device, plan.chunk)
+    subject = Subject(model.network, model.contract, model.latent, device, plan.chunk, plan.pixels)
     run = _Run(
-        plan, model, subject, galaxies.with_classes(model.contract.classes), Record(out), batch, validation, progress
-    )
+        plan, model, subject, galaxies.with_classes(model.contract.classes), Record(out), batch, validation, fitting,
+        progress,
+    )  # fmt: skip
     run.check_units()
     run.start()
     for step in plan.steps:
@@ -102,13 +119,63 @@ def attack(
     limit: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    fit_on: Galaxies | None = None,
     progress: Progress | None = None,
 ) -> Record:
-    """One perturbation, by default over its whole ladder: what `robustastro attack` does, from Python."""
+    """One perturbation, by default over its whole ladder: what `robustastro attack` does, from Python.
+
+    `fit_on` are labelled galaxies for a perturbation of a whole set, such as `universal`; see `fitting_set`.
+    """
     wanted = planned(name, severity=severity, strength=strength, options=options or {})
     chosen = choose(unseen(model, galaxies).with_classes(model.contract.classes), limit)
-    plan = Plan.of(model, chosen, [wanted], seed=seed, limit=limit)
-    return evaluate(plan, model, chosen, out, device=device, progress=progress)
+    fitting = fitting_set([wanted], model, chosen, fit_on)
+    plan = Plan.of(model, chosen, [wanted], seed=seed, limit=limit, fitting=fitting)
+    return evaluate(plan, model, chosen, out, device=device, fitting=fitting, progress=progress)
+
+
+def fitting_set(
+    steps: Sequence[Step], model: Model, attacked: Galaxies, candidates: Galaxies | None
+) -> Galaxies | None:
+    """At most 200 galaxies to fit perturbations of a whole set to, chosen by key; None where no step wants any.
+
+    Those that are attacked are left out: what was fitted to a galaxy says nothing of another one.
+
+    Raises
+    ------
+    InputError : no labelled galaxies are left.
+    """
+    if not any(get(step.name).fit for step in steps):
+        return None
+    if candidates is None:
+        raise needs_fitting(steps)
+    if candidates.labels is None:
+        raise unlabelled(candidates)
+    taken = set(attacked.ids)
+    free = [k for k, name in enumerate(candidates.ids) if name not in taken]
+    if not free:
+        raise InputError(
+            f"all {len(candidates)} galaxies to fit to are attacked as well",
+            "galaxies that are not attacked",
+            "name others with --fit-data, or attack fewer with --limit",
+        )
+    return choose(candidates.take(free).with_classes(model.contract.classes), FITTED)
+
+
+def unlabelled(galaxies: Galaxies) -> InputError:
+    """Why nothing can be fitted to galaxies without labels."""
+    return InputError(
+        f"{galaxies.domain}: galaxies to fit to without labels", "labelled ones", "name others with --fit-data"
+    )
+
+
+def needs_fitting(steps: Sequence[Step]) -> InputError:
+    """Why a perturbation of a whole set cannot be run without galaxies to fit it to."""
+    name = next(step.name for step in steps if get(step.name).fit)
+    return InputError(
+        f"'{name}' is one perturbation for a whole set, and there are no galaxies to fit it to",
+        "labelled galaxies other than those attacked",
+        "name them with --fit-data FILE",
+    )
 
 
 def unseen(model: Model, galaxies: Galaxies) -> Galaxies:
@@ -127,12 +194,14 @@ class _Run:
     record: Record
     batch: int
     validation: Galaxies | None
+    fitting: Galaxies | None
     progress: Progress | None
     begun: bool = False
 
     def check_units(self) -> None:
         """Refuse, before anything is written, what these images or this place cannot bear."""
         refuse_place(self.record.path, folder=True)
+        self._check_fitting()
         for step in self.plan.steps:
             entry = get(step.name)
             if entry.space == "flux" and self.galaxies.exposure is None:
@@ -140,6 +209,9 @@ class _Run:
             if entry.kind == "corruption":  # a full well that is not declared, a band that is not there
                 for strength in step.strengths:
                     self._perturb(entry, step, strength, self._extremes)
+            if step.options.get("space") == "flux":  # the same, of an attack
+                images = self.model.contract.to_input(self.galaxies.batch(self._extremes), self.galaxies.bands)
+                self._victim(self._extremes, images).reachable(step.options["sigmas"])
         if not (self.record.path / "run.json").exists():
             if (self.record.path / "units").exists():
                 raise InputError(
@@ -155,6 +227,28 @@ class _Run:
                     "an empty directory, or a run of the same plan to resume",
                     "name another --out",
                 )
+
+    def _check_fitting(self) -> None:
+        """Refuse what a perturbation of the whole set cannot be fitted to, or may not."""
+        if self.plan.fitted_on is None:
+            if any(get(step.name).fit for step in self.plan.steps):
+                raise needs_fitting(self.plan.steps)
+            return
+        if self.fitting is None or self.fitting.digest() != self.plan.fitted_on.data:
+            raise InputError(
+                "the galaxies to fit to are not those of the plan",
+                "the same ones",
+                "pass them as fitting, or plan again",
+            )
+        if self.fitting.labels is None:
+            raise unlabelled(self.fitting)
+        both = set(self.fitting.ids) & set(self.galaxies.ids)
+        if both:
+            raise InputError(
+                f"{len(both)} of {len(self.fitting)} galaxies to fit to are attacked as well, such as '{min(both)}'",
+                "different galaxies",
+                "choose them with fitting_set, which leaves these out",
+            )
 
     @cached_property
     def _extremes(self) -> np.ndarray:
@@ -201,9 +295,11 @@ class _Run:
             for number, start in enumerate(range(0, len(self.galaxies), self.plan.shard)):
                 rows = np.arange(start, min(start + self.plan.shard, len(self.galaxies)))
                 if not self.record.has_shard(step.name, strength, number):
-                    table, images = self._shard(entry, step, strength, rows, done, total)
+                    table, images, maps = self._shard(entry, step, strength, rows, done, total)
                     self._begin()
                     self.record.write_images(step.name, strength, images, number)
+                    if maps:
+                        self.record.write_maps(step.name, strength, maps, number)
                     self.record.write_shard(step.name, strength, number, table)
                 done += len(rows)
                 self._tell(step.name, done, total)
@@ -230,10 +326,11 @@ class _Run:
 
     def _shard(
         self, entry: Perturbation, step: Step, strength: float, rows: np.ndarray, done: int, total: int
-    ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    ) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
         clean, perturbed, extra = [], [], []
-        for start in range(0, len(rows), self.batch):
-            which = rows[start : start + self.batch]
+        size = self.batch if entry.replay == "galaxy" else REPLAY
+        for start in range(0, len(rows), size):
+            which = rows[start : start + size]
             x, changed, columns = self._perturb(entry, step, strength, which)
             clean.append(x.cpu())
             perturbed.append(changed.cpu())
@@ -243,6 +340,9 @@ class _Run:
         outputs = self.subject.outputs(after)
         if self.subject.fingerprint() != self.fingerprint:
             raise BrokenPromise(f"{entry.name} changed the network (weights, gradients, mode or hooks)")
+        maps = {
+            name: np.concatenate([c[name] for c in extra]) for name, values in extra[0].items() if np.ndim(values) == 3
+        }
         table = pd.DataFrame(
             {
                 "id": [self.galaxies.ids[i] for i in rows],
@@ -252,7 +352,7 @@ class _Run:
                     column: np.asarray(distance(after, before, norm), dtype=np.float64)
                     for column, norm in (("l0", "L0"), ("l2", "L2"), ("linf", "Linf"))
                 },
-                **{name: _flat([c[name] for c in extra]) for name in extra[0]},
+                **{name: _flat([c[name] for c in extra]) for name in extra[0] if name not in maps},
             }
         )
         if "success" in table:
@@ -264,7 +364,9 @@ class _Run:
             "clean": before[kept].numpy(),
             "perturbed": after[kept].numpy(),
         }
-        return table, images
+        if maps:
+            maps["ids"] = table["id"].to_numpy(dtype=str)
+        return table, images, maps
 
     def _perturb(
         self, entry: Perturbation, step: Step, strength: float, which: np.ndarray
@@ -279,15 +381,19 @@ class _Run:
         x = contract.to_input(raw, bands)
         if entry.kind == "attack":
             images = x.to(device)
-            victim = self.subject.victim(images)
+            victim = self._victim(which, images)
             labels = self._targets(which).to(device)
-            result = entry.run_attack(images, labels, victim, strength, draws, **step.options)
+            given = images
+            if entry.space == "flux":
+                sky = self.galaxies.observation(which)
+                given = Observation(sky.flux.to(device), sky.exposure)
+            fitted = None if entry.fit is None or strength == entry.identity else self._fitted(entry, step, strength)
+            result = entry.run_attack(given, labels, victim, strength, draws, fitted=fitted, **step.options)
             columns: dict[str, Any] = {"queries": result.queries.cpu().numpy(), "success": result.success.cpu().numpy()}
             for name, values in result.details.items():
-                columns[name] = (
-                    list(torch.as_tensor(values).cpu().flatten(1).numpy()) if _many(values) else np.asarray(values)
-                )
-            return x, result.images, columns
+                columns[name] = _column(values, images)
+            changed = contract.to_input(result.images.cpu(), bands) if entry.space == "flux" else result.images
+            return x, changed, columns
         if entry.space == "flux":
             sky = self.galaxies.observation(which)
             changed = entry(Observation(sky.flux.to(device), sky.exposure), strength, draws, **step.options)
@@ -299,6 +405,29 @@ class _Run:
 
             return x, contract.to_input(raw.to(device), bands, stretched).cpu(), {}
         return x, entry(x.to(device), strength, draws, **step.options).cpu(), {}
+
+    def _fitted(self, entry: Perturbation, step: Step, strength: float) -> dict[str, torch.Tensor]:
+        """What a perturbation of the whole set was fitted to: from the record, or else fitted now and written there."""
+        arrays = self.record.fitted(step.name, strength)
+        if not arrays:
+            assert self.fitting is not None  # refused before the start
+            fitting, device = self.fitting.with_classes(self.model.contract.classes), self.subject.device
+            x = self.model.contract.to_input(fitting.batch(slice(None)), fitting.bands).to(device)
+            labels = torch.from_numpy(fitting.labels).to(device)
+            draws = Draws(fitting.ids, self.plan.seed, "attack", device=device)
+            self._tell(f"fit {step.name}", 0, 1)
+            fitted = entry.fit_to(x, labels, self.subject.victim(x), strength, draws, **step.options)
+            if self.subject.fingerprint() != self.fingerprint:
+                raise BrokenPromise(f"{entry.name} changed the network (weights, gradients, mode or hooks)")
+            self._begin()
+            arrays = {name: tensor.numpy() for name, tensor in fitted.items()}
+            self.record.write_fitted(step.name, strength, arrays | {"ids": np.array(fitting.ids, dtype=str)})
+        return {name: torch.from_numpy(a) for name, a in arrays.items() if name != "ids"}
+
+    def _victim(self, which: np.ndarray, images: torch.Tensor) -> SubjectVictim:
+        """The subject bound to the input images of a few galaxies and to their exposure."""
+        exposure = self.galaxies.exposure
+        return self.subject.victim(images, None if exposure is None else exposure.take(which))
 
     def _targets(self, which: np.ndarray) -> torch.Tensor:
         """The labels an attack starts from: the true ones, or the model's own where there are none."""
@@ -326,6 +455,14 @@ class _Run:
         identity = self._identity_flag(x, first)
         if identity:
             flags.append(identity)
+        if self.plan.pixels is not None and self.plan.pixels.reason:
+            flags.append(
+                Flag(
+                    "dense_inference",
+                    f"changed pixels are not followed through the whole network: {self.plan.pixels.reason}",
+                    "nothing to mend: the numbers are the same, only slower",
+                )
+            )
         if self.model.trained_on is not None:
             overlap = int(torch.isin(id_hashes(self.galaxies.ids), self.model.trained_on).sum())
             if overlap:
@@ -432,6 +569,9 @@ class _Run:
                 "source": dict(self.galaxies.source),
                 "notes": list(self.galaxies.notes),
             },
+            "fitted_on": None
+            if self.fitting is None or self.plan.fitted_on is None
+            else {"domain": self.fitting.domain, "n": len(self.fitting), "sha256": self.plan.fitted_on.data},
             "exposure": None if exposure is None else exposure.summary().to_dict(),
             "contract": self.model.contract.to_dict(),
             "seed": self.plan.seed,
@@ -457,8 +597,12 @@ def _by_key(ids: tuple[str, ...]) -> np.ndarray:
     return np.argsort([hashlib.blake2b(f"choose\0{i}".encode(), digest_size=8).digest() for i in ids], kind="stable")
 
 
-def _many(values: Any) -> bool:
-    return torch.as_tensor(values).ndim > 1
+def _column(values: Any, images: torch.Tensor) -> Any:
+    """A detail of an attack for a table: numbers (N,), lists of numbers; as it is if it is a map (N, H, W)."""
+    values = torch.as_tensor(values).cpu()
+    if values.shape == (len(images), *images.shape[2:]):
+        return values.numpy()
+    return list(values.flatten(1).numpy()) if values.ndim > 1 else values.numpy()
 
 
 def _flat(parts: list[Any]) -> list[Any]:

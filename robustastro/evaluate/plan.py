@@ -13,7 +13,8 @@ from perturbations.core import get
 from perturbations.errors import InputError
 from robustastro.data.galaxies import Galaxies
 from robustastro.models.bundles import Model, arch_identity
-from robustastro.models.subject import CHUNK
+from robustastro.models.sparse.inference import Decision
+from robustastro.models.subject import CHUNK, Subject
 
 SHARD = 250  # galaxies per file of a unit
 
@@ -26,6 +27,14 @@ class Step(BaseModel):
     version: int
     strengths: tuple[float, ...]
     options: dict[str, Any] = {}
+
+
+class Fitted(BaseModel):
+    """The galaxies that perturbations of a whole set are fitted to: SHA-256 over them, and how many."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    data: str
+    n: int
 
 
 class Plan(BaseModel):
@@ -44,6 +53,8 @@ class Plan(BaseModel):
     shard : galaxies per file; the granularity of resuming.
     kept_images : galaxies whose images are kept for figures.
     latent : module whose input is the latent vector; None for the last Linear.
+    pixels : how the network is asked about changed pixels; None where no attack of the plan does that.
+    fitted_on : the galaxies that perturbations of a whole set are fitted to; None where there is no such perturbation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,10 +69,19 @@ class Plan(BaseModel):
     shard: int = SHARD
     kept_images: int = 16
     latent: str | None = None
+    pixels: Decision | None = None
+    fitted_on: Fitted | None = None
 
     @classmethod
     def of(
-        cls, model: Model, galaxies: Galaxies, steps: Sequence[Step], *, seed: int = 0, limit: int | None = None
+        cls,
+        model: Model,
+        galaxies: Galaxies,
+        steps: Sequence[Step],
+        *,
+        seed: int = 0,
+        limit: int | None = None,
+        fitting: Galaxies | None = None,
     ) -> Plan:
         """The plan of these steps for a model and galaxies; `galaxies` are those left after `limit`."""
         names = [step.name for step in steps]
@@ -71,6 +91,10 @@ class Plan(BaseModel):
                 raise InputError(
                     f"{step.name} twice in one plan", "each perturbation and strength once", "make a run for each"
                 )
+        pixels = None
+        if len(galaxies) and any(get(step.name).norm == "L0" for step in steps):
+            x = model.contract.to_input(galaxies.batch(slice(0, 1)), galaxies.bands)
+            pixels = Subject(model.network, model.contract, model.latent).decision(x)
         return cls(
             model=model.sha256,
             arch=arch_identity(model.arch),
@@ -80,11 +104,17 @@ class Plan(BaseModel):
             seed=seed,
             limit=limit,
             latent=model.latent,
+            pixels=pixels,
+            fitted_on=None if fitting is None else Fitted(data=fitting.digest(), n=len(fitting)),
         )
 
     def digest(self) -> str:
         """SHA-256 of the plan."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        plan = self.model_dump(mode="json")
+        for later in ("pixels", "fitted_on"):
+            if plan[later] is None:  # entries of later versions count where they are used: older runs can be resumed
+                del plan[later]
+        return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
 def step(

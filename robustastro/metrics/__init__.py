@@ -13,6 +13,7 @@ _HOME = {
     "latent_scale": "distances",
     "latent_shift": "distances",
     "common_flips": "summary",
+    "space_difference": "summary",
     "summarise": "summary",
     "compare_table": "tables",
     "table": "tables",

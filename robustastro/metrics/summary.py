@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from perturbations.errors import InputError
 from robustastro.metrics.distances import boundary_reason, latent_scale
 from robustastro.metrics.intervals import NOTHING, Estimate, mean, median, paired_drop, proportion
 from robustastro.metrics.paired import Paired, pair
+from robustastro.metrics.pixels import certificate, fatal_pixels, pixels
 from robustastro.record import Record, Unit
 
 
@@ -31,6 +33,8 @@ def summarise(record: Record) -> list[dict[str, Any]]:
     - `_scaled`: the same divided by `latent_scale`, the mean distance between class centroids over its `n` pairs.
     - `queries_median`: forward passes of an attack per galaxy that could be a success (order-statistic interval); null
       for corruptions.
+    - `fatal_pixels` and `certificate` of an attack that tries every pixel, over the same galaxies (see
+      `robustastro.metrics.pixels`); null for others, and where no certificate was asked for.
 
     Raises
     ------
@@ -86,6 +90,66 @@ def common_flips(records: Mapping[str, Record], perturbation: str, strength: flo
     return answer
 
 
+def space_difference(first: Record, second: Record) -> list[dict[str, Any]]:
+    """How much more one space of values lets an attack do than another: first minus second, for each unit of both.
+
+    Parameters
+    ----------
+    first, second : runs of one attack, with the same options but for its space, on the same galaxies.
+
+    Returns
+    -------
+    For each strength, over the galaxies of both that could be a success: `attack_success_rate` (paired, Newcombe) and
+    `fatal_pixels`, the mean of the differences of a galaxy (t interval), null where they were not counted.
+
+    Raises
+    ------
+    InputError : the runs are of different models or galaxies.
+    """
+    if any(first.run[part].get("sha256") != second.run[part].get("sha256") for part in ("model", "data")):
+        raise InputError(
+            f"{first.path} and {second.path} are not of the same model and galaxies", "two runs of one command",
+            "run it again",
+        )  # fmt: skip
+    differences = []
+    for unit in first.units():
+        one, other = _chances(first, unit), _chances(second, unit)
+        if one is None or other is None:
+            continue
+        one, other = one[one["eligible"]], other[other["eligible"]]
+        ids = one.index.intersection(other.index)
+        one, other = one.loc[ids], other.loc[ids]
+        fatal = np.asarray(one["fatal"] - other["fatal"])
+        known = np.asarray(one["labelled"])
+        differences.append(
+            {
+                "severity": unit.severity,
+                "strength": unit.strength,
+                "unit": unit.unit,
+                "n": len(ids),
+                "attack_success_rate": paired_drop(
+                    np.asarray(one["success"])[known], np.asarray(other["success"])[known]
+                ).to_dict(),
+                "fatal_pixels": (mean(fatal) if np.isfinite(fatal).all() else NOTHING).to_dict(),
+            }
+        )
+    return differences
+
+
+def _chances(record: Record, unit: Unit) -> pd.DataFrame | None:
+    """By id: could a galaxy of the unit be a success, is it one, is its label known, and its number of fatal pixels."""
+    paired = pair(record, unit)
+    if paired is None:
+        return None
+    entry = next(p for p in record.run["perturbations"] if p["name"] == unit.perturbation)
+    eligible, success = _eligible(entry, paired)
+    found = pixels(record, unit, paired.ids)
+    fatal = math.nan if found is None else found.fatal
+    return pd.DataFrame(
+        {"eligible": eligible, "success": success, "labelled": paired.labelled, "fatal": fatal}, index=paired.ids
+    )
+
+
 def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired) -> dict[str, Any]:
     labelled, before, after = paired.labelled, paired.clean_correct, paired.perturbed_correct
     head = record.head
@@ -99,6 +163,7 @@ def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired
         "centroid_margin_clean": paired.margin_clean,
     }
     eligible, success = _eligible(entry, paired)
+    found = pixels(record, unit, paired.ids) if entry["kind"] == "attack" else None
     estimates = {
         "clean_accuracy": proportion(before[labelled]),
         "perturbed_accuracy": proportion(after[labelled]),
@@ -117,6 +182,8 @@ def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired
         "unit": unit.unit,
         "n": len(paired.ids),
         **{name: estimate.to_dict() for name, estimate in estimates.items()},
+        "fatal_pixels": None if found is None else fatal_pixels(found, eligible),
+        "certificate": None if found is None else certificate(found, eligible, entry["options"]),
         "boundary_reason": boundary_reason(head),
         "per_class": {
             name: {

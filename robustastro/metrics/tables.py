@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNITS = {"1": "", "input": "input units"}  # how a catalogue unit is written for people
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, float, int]] = {
     "clean accuracy [%]": ("clean_accuracy", 100.0, 1),
     "perturbed accuracy [%]": ("perturbed_accuracy", 100.0, 1),
     "drop [points]": ("accuracy_drop", 100.0, 1),
@@ -14,6 +14,8 @@ COLUMNS = {
     "shift / scale": ("latent_shift_scaled", 1.0, 2),
     "boundary / scale": ("boundary_distance_scaled", 1.0, 2),
     "median queries": ("queries_median", 1.0, 0),
+    "median fatal pixels": ("fatal_pixels.median", 1.0, 0),
+    "no fatal pixel [%]": ("fatal_pixels.none", 100.0, 1),
 }
 NOTE = (
     "Brackets: 95% intervals (accuracies and flipped: Wilson; drop: Newcombe, paired; distances: Student's t; queries: "
@@ -21,22 +23,39 @@ NOTE = (
     "attack). Shift: how far galaxies moved in the latent space; boundary: how far they then are from leaving their "
     "class, negative where they have left it; scale: mean distance between class centroids."
 )
+NOTE_PIXELS = (
+    "Fatal pixel: one that flips the galaxy with some value of the grid (median: order statistics; none: Wilson, of "
+    "the galaxies that were right)."
+)
 NOTE_COMPARE = "Accuracy in percent, with 95% Wilson intervals in brackets."
 
 
 def table(results: Sequence[Mapping[str, Any]], markdown: bool = False) -> str:
     """One row per perturbation and strength, from `summarise`; columns without any number are left out."""
-    kept = {head: c for head, c in COLUMNS.items() if any(r[c[0]]["value"] is not None for r in results)}
+    kept = {head: c for head, c in COLUMNS.items() if any(_estimate(r, c[0])["value"] is not None for r in results)}
     rows = [
         [
             r["perturbation"],
             strength_text(r),
             str(r["n"]),
-            *(estimate_text(r[name], factor, digits) for name, factor, digits in kept.values()),
+            *(estimate_text(_estimate(r, name), factor, digits) for name, factor, digits in kept.values()),
         ]
         for r in results
     ]
-    return _layout(["perturbation", "strength", "n", *kept], rows, [_parameters(results), NOTE], markdown)
+    notes = [_parameters(results), NOTE]
+    if any(name.startswith("fatal_pixels") for name, _, _ in kept.values()):
+        notes.append(NOTE_PIXELS)
+    return _layout(["perturbation", "strength", "n", *kept], rows, notes, markdown)
+
+
+def space_text(differences: Sequence[Mapping[str, Any]]) -> str:
+    """What `space_difference` says of input and flux space, for people."""
+    lines = []
+    for d in differences:
+        rate, fatal = estimate_text(d["attack_success_rate"], 100.0, 1), estimate_text(d["fatal_pixels"])
+        pixels = "" if fatal == "-" else f", {fatal} more fatal pixels a galaxy"
+        lines.append(f"{strength_text(d)}: {rate} points more galaxies flipped{pixels} (n = {d['n']})")
+    return "Input minus flux space, paired:\n" + "\n".join(lines) + "\n"
 
 
 def compare_table(results: Mapping[str, Sequence[Mapping[str, Any]]], markdown: bool = False) -> str:
@@ -78,6 +97,13 @@ def strength_text(result: Mapping[str, Any]) -> str:
 def unit_text(unit: str) -> str:
     """A catalogue unit for people; empty where the strength is a pure number."""
     return UNITS.get(unit, unit)
+
+
+def _estimate(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An estimate by its name, or by "group.name"; nothing where the group is null."""
+    group, _, part = name.partition(".")
+    found = result[group]
+    return found if not part else found[part] if found else {"value": None, "low": None, "high": None, "n": 0}
 
 
 def _cell(result: Mapping[str, Any] | None, field: str) -> str:

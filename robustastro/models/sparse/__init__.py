@@ -1,0 +1,1 @@
+"""Exact inference on "this image with these pixels changed": only what the change reaches is computed again."""
