@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,22 +230,11 @@ def by_torchattacks(case: Case) -> np.ndarray:
     return np.array(flips)
 
 
-def by_foolbox(case: Case) -> np.ndarray:
-    """Foolbox has no one-pixel attack; its random search for few changed pixels is salt and pepper noise."""
-    from foolbox.attacks.saltandpepper import SaltAndPepperNoiseAttack
-    from foolbox.models.pytorch import PyTorchModel
-
-    network = Watched(case).eval()
-    model = PyTorchModel(network, bounds=(0.0, 1.0), device=case.x.device)
-    attack = SaltAndPepperNoiseAttack(steps=BUDGET)
-    flips = []
-    for k in range(len(case.x)):
-        torch.manual_seed(k)
-        network.label, network.queries, network.flip = int(case.labels[k]), 0, 0
-        _, found, _ = attack(model, case.x[k : k + 1], case.labels[k : k + 1], epsilons=None)
-        changed = int((found[0] != case.x[k]).any(dim=0).sum())
-        flips.append(network.flip if network.flip and changed <= 1 else 0)
-    return np.array(flips)
+def by_library(name: str, case: Case, **options: Any) -> np.ndarray:
+    """What an attack of a library for few pixels finds with one: queries where it does."""
+    draws = Draws(case.ids, 0, "attack", device=case.x.device)
+    found = get(name).run_attack(case.x, case.labels, case.subject.victim(case.x), 1.0, draws, **options)
+    return torch.where(found.success, found.queries, 0).numpy()
 
 
 def by_art(case: Case) -> np.ndarray:
@@ -254,8 +244,8 @@ def by_art(case: Case) -> np.ndarray:
 
     network = Watched(case).eval()
     classifier = PyTorchClassifier(
-        network, nn.CrossEntropyLoss(), tuple(case.x.shape[1:]), len(case.subject.contract.classes), clip_values=(0, 255),
-        preprocessing=(0.0, 255.0), device_type="cpu",
+        network, nn.CrossEntropyLoss(), tuple(case.x.shape[1:]), len(case.subject.contract.classes),
+        clip_values=(0, 255), preprocessing=(0.0, 255.0), device_type="cpu",
     )  # fmt: skip
     attack = PixelAttack(classifier, th=1, es=1, max_iter=STEPS, verbose=False)
     flips = []
@@ -273,7 +263,9 @@ PEERS: dict[str, Callable[[Case], np.ndarray]] = {
     "DeepAdversaries settings": lambda case: by_us(
         case, settings="published", pop=POP, generations=STEPS, stop="argmax"
     ),
-    "foolbox salt and pepper": by_foolbox,
+    "torchattacks Pixle": partial(by_library, "torchattacks:Pixle", restarts=40, max_iterations=40),
+    "torchattacks SparseFool": partial(by_library, "torchattacks:SparseFool"),
+    "foolbox L0FMN": partial(by_library, "foolbox:L0FMNAttack", steps=BUDGET // 2),
     "ART PixelAttack": by_art,
 }
 

@@ -136,11 +136,11 @@ class Victim(Protocol):
     `box` is (low, high), each broadcastable to the images: the values an attack may write. A victim may also offer
     `logits_at(which, positions, values)`: logits (M, K) of the batch's images `which` (M,) with the pixels
     `positions` (M, k, 2) (row, column) set to `values` (M, k, C); `screened_at`, the same in low precision, where
-    `screens` is true; and, for attacks in flux space, `seen(flux)`: the
-    images in input space that the model makes of flux (M, C, H, W). `reachable(sigmas)`: a box like `box`, of what a
-    detector can give, from so many standard deviations of blank sky below zero to full well. `certify(which, positions,
-    low, high)`: (M,) bool, True where no value within `low` and `high` (N, C, H, W) of the pixel `positions` (M, 2) of
-    image `which` (M,) changes its class.
+    `screens` is true; `unpadded()`, the victim without passes padded to one size; for attacks in flux space
+    `seen(flux)`, the images in input space that the model makes of flux (M, C, H, W); `reachable(sigmas)`, a box like
+    `box` of what a detector can give, from so many standard deviations of blank sky below zero to full well; and
+    `certify(which, positions, low, high, boxes)`, (M,) bool, True where it is proved that no value within `low` and
+    `high` (N, C, H, W) of the pixel `positions` (M, 2) of image `which` (M,) changes its class.
     """
 
     classes: int

@@ -23,9 +23,12 @@ from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 from robustastro import listing
 from robustastro.adapt.training import Recipe, select, train
+from robustastro.contract import InputContract, Stretch
 from robustastro.evaluate.engine import evaluate
 from robustastro.evaluate.plan import Plan, step
 from robustastro.models.bundles import Model
+from robustastro.models.nets import ConvNet
+from robustastro.models.subject import Subject
 
 SIZE, CLASSES = 15, 3
 ROWS = {f"torchattacks:{row.name}": row for row in of_torchattacks.TABLE} | {
@@ -461,6 +464,24 @@ def test_values_that_are_no_numbers_leave_the_image_clean():
     assert torch.equal(result.images[1], x[1])
     assert torch.equal(result.images[[0, 2]], x[[0, 2]] + 0.05)
     assert not bool(result.success[1])
+
+
+@pytest.mark.parametrize("name", ["torchattacks:SparseFool", "torchattacks:DeepFool", "foolbox:L0FMNAttack"])
+def test_a_real_network_with_its_channels_last_in_memory(name):
+    """Its gradients are laid out otherwise than the images, which some libraries view as rows."""
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    stretch = Stretch(kind="linear", low=(0.0,) * 3, high=(1.0,) * 3)
+    contract = InputContract(bands=("g", "r", "i"), classes=("a", "b", "c"), stretch=stretch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        victim = Subject(ConvNet(size=16), contract).victim(x)
+    labels = victim.logits(x).argmax(dim=1)
+    result = get(name).run_attack(x, labels, victim, 1e4, Draws(["a", "b", "c"], 0, "attack"), steps=5)
+    assert torch.equal(victim.logits(result.images).argmax(dim=1) != labels, result.success)
+    few = victim.unpadded()
+    assert torch.allclose(few.logits(x), victim.logits(x), atol=1e-6)
+    slopes = (v.gradient(x, lambda logits: logits[:, 0]) for v in (few, victim))
+    assert torch.allclose(*slopes, atol=1e-6)
 
 
 def test_a_library_that_fails_says_so():

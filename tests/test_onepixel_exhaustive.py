@@ -223,7 +223,8 @@ def test_a_galaxy_is_searched_the_same_alone_shuffled_and_in_a_subset(monkeypatc
 
 def test_a_certificate_is_asked_only_for_what_no_level_breaks():
     class Certifying(Linear):
-        def certify(self, which, positions, low, high):
+        def certify(self, which, positions, low, high, boxes):
+            assert boxes == 7
             asked.append((which, positions))
             assert low.shape == high.shape == x.shape
             return self.worst(x, labels, low, high)[which, positions[:, 0], positions[:, 1]] > 0
@@ -232,7 +233,7 @@ def test_a_certificate_is_asked_only_for_what_no_level_breaks():
     asked, victim = [], Certifying(bias=(0.6, 0.0, 0.0))
     labels = victim.net(x).argmax(dim=1)
     labels[5] = (labels[5] + 1) % CLASSES
-    result = run(victim, x, labels)
+    result = run(victim, x, labels, certificate=7)
     maps = result.details["map"]
     # the corners are complete for a linear network: what is not fatal is safe
     assert torch.equal(result.details["certified"], maps > 0)
@@ -244,8 +245,10 @@ def test_a_certificate_is_asked_only_for_what_no_level_breaks():
     low, high = x * 0.9, x + 0.1 * (1 - x)
     narrow = Certifying(box=(low, high))
     right = (narrow.net(x).argmax(dim=1) == labels)[:, None, None]
-    assert torch.equal(run(narrow, x, labels).details["certified"], (narrow.worst(x, labels, low, high) > 0) & right)
-    for options in ({"certificate": False}, {"target": 1}, {"early_exit": True}):
+    assert torch.equal(
+        run(narrow, x, labels, certificate=7).details["certified"], (narrow.worst(x, labels, low, high) > 0) & right
+    )
+    for options in ({}, {"certificate": 7, "target": 1}, {"certificate": 7, "early_exit": True}):
         asked.clear()
         assert not bool(run(victim, x, labels, **options).details["certified"].any())
         assert asked == []
@@ -271,6 +274,8 @@ def test_the_most_queries_are_those_of_a_complete_search():
         result = run(victim, images(1), torch.zeros(1, dtype=torch.int64), **options)
         assert int(result.queries) == entry.most_queries(entry.resolve(options) | shape)
         assert int(result.queries) == victim.passes + victim.gradients
+    with_proof = entry.most_queries(entry.resolve({"certificate": 64}) | shape)
+    assert with_proof == 1 + HEIGHT * WIDTH * (2**BANDS + 640)
 
 
 def test_zero_pixels_cost_nothing():

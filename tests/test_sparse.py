@@ -125,6 +125,19 @@ class Doubled(nn.Module):
         return self.fc(self.b(torch.cat([x, x], 1)).mean((2, 3)))
 
 
+class TwoHeads(nn.Module):
+    """Two layers on the same flattened map, one of them linear to the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 2, 3)
+        self.b, self.c = (nn.Linear(2 * (HEIGHT - 2) * (WIDTH - 2), 3) for _ in range(2))
+
+    def forward(self, x):
+        x = self.a(x).relu().flatten(1)
+        return self.b(x) + self.c(x.square()).tanh()
+
+
 class Masked(nn.Module):
     """A constant that differs from pixel to pixel."""
 
@@ -226,6 +239,14 @@ def test_shortcuts_functions_constants_and_joined_channels(pixels):
 def test_on_a_gpu(seed):
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         assert_same(random_network(seed), 1, seed, "cuda")
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+@pytest.mark.parametrize(
+    "network", [TwoHeads, lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(432, 3))]
+)
+def test_linear_layers_on_a_flattened_map(network, pixels):
+    assert_same(seeded(network()), pixels)
 
 
 def test_the_later_of_two_values_for_one_pixel_stays():

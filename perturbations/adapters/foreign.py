@@ -278,7 +278,9 @@ class Asked(torch.nn.Module):
 
     def __init__(self, victim: Victim, clean: torch.Tensor) -> None:
         super().__init__()
-        self.victim, self.clean, self.classes = victim, clean, victim.classes
+        # libraries ask about the same images in every run of a batch, and often about one at a time
+        self.victim = victim.unpadded() if hasattr(victim, "unpadded") else victim  # type: ignore[attr-defined]
+        self.clean, self.classes = clean, victim.classes
         self.passes = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
         self.which = torch.arange(len(clean), device=clean.device)
         self.place = torch.nn.Parameter(torch.zeros(0, device=clean.device), requires_grad=False)  # says the device
@@ -315,7 +317,8 @@ class _Asking(torch.autograd.Function):
         (x,), (slope,) = ctx.saved_tensors, slopes
         ctx.model.count(x)
         with torch.enable_grad():
-            return ctx.model.victim.gradient(x, lambda logits: (logits * slope).sum(dim=1)).to(x.dtype), None
+            found = ctx.model.victim.gradient(x, lambda logits: (logits * slope).sum(dim=1))
+        return found.to(x.dtype).contiguous(), None  # libraries view gradients as rows
 
 
 # ---------------------------------------------------------------------- seeds and silence

@@ -31,6 +31,7 @@ from robustastro.models.subject import Outputs, Subject, SubjectVictim
 from robustastro.record import Flag, Head, Record, jsonable, refuse_place
 
 BATCH = 64
+QUERIES = 20_000  # of a search on a CPU between two lines of progress, about
 REPLAY = 50  # galaxies at a time for what repeats only in the same batch; another number gives other results
 FITTED = 200  # galaxies, at most, that a perturbation of a whole set is fitted to
 LOOK = 64  # galaxies on which doubts are measured
@@ -328,7 +329,7 @@ class _Run:
         self, entry: Perturbation, step: Step, strength: float, rows: np.ndarray, done: int, total: int
     ) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
         clean, perturbed, extra = [], [], []
-        size = self.batch if entry.replay == "galaxy" else REPLAY
+        size = self._at_a_time(entry, step) if entry.replay == "galaxy" else REPLAY
         for start in range(0, len(rows), size):
             which = rows[start : start + size]
             x, changed, columns = self._perturb(entry, step, strength, which)
@@ -367,6 +368,14 @@ class _Run:
         if maps:
             maps["ids"] = table["id"].to_numpy(dtype=str)
         return table, images, maps
+
+    def _at_a_time(self, entry: Perturbation, step: Step) -> int:
+        """Galaxies perturbed between two lines of progress; fewer of a long search on a CPU: no number changes."""
+        if entry.access != "logits" or entry.most_queries is None or self.subject.device.type != "cpu":
+            return self.batch
+        x = self.model.contract.to_input(self.galaxies.batch(slice(0, 1)), self.galaxies.bands)
+        most = entry.most_queries({**step.options, "shape": x.shape[1:]})
+        return max(1, min(self.batch, QUERIES // most))
 
     def _perturb(
         self, entry: Perturbation, step: Step, strength: float, which: np.ndarray

@@ -15,6 +15,8 @@ FIGURES = MappingProxyType(
         "heatmap": "accuracy of every perturbation of a suite at every rung",
         "gallery": "galaxies before and after, the changed pixel marked",
         "latent": "distributions of distance in the latent space",
+        "vulnerability": "the smallest margin of every pixel over the galaxy, and what is proved",
+        "fatal": "distribution of the number of fatal pixels of a galaxy",
     }
 )
 

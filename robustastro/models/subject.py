@@ -15,7 +15,7 @@ from perturbations.errors import InputError, unknown_name
 from perturbations.exposure import Exposure
 from robustastro.contract import InputContract
 from robustastro.models.precision import exact
-from robustastro.models.sparse.bounds import BOXES, Bounds
+from robustastro.models.sparse.bounds import Bounds
 from robustastro.models.sparse.inference import BoundInference, Decision, PixelInference, decide
 from robustastro.models.sparse.program import read
 
@@ -146,8 +146,10 @@ class Subject:
 class SubjectVictim:
     """A Subject as attacks see it; implements `perturbations.core.Victim` with `logits_at`."""
 
-    def __init__(self, subject: Subject, x: torch.Tensor, exposure: Exposure | None = None) -> None:
-        self._subject, self._x, self._exposure = subject, x, exposure
+    def __init__(
+        self, subject: Subject, x: torch.Tensor, exposure: Exposure | None = None, padded: bool = True
+    ) -> None:
+        self._subject, self._x, self._exposure, self._is_padded = subject, x, exposure, padded
         self._bound: dict[torch.dtype, BoundInference] = {}
         self.classes = len(subject.contract.classes)
         self.box = (torch.zeros((), device=x.device), torch.ones((), device=x.device))
@@ -208,7 +210,7 @@ class SubjectVictim:
         positions: torch.Tensor,
         low: torch.Tensor,
         high: torch.Tensor,
-        boxes: int = BOXES,
+        boxes: int,
     ) -> torch.Tensor:
         """(M,) bool: True where it is proved that no value of a pixel within a box changes the class of an image.
 
@@ -273,7 +275,12 @@ class SubjectVictim:
         return contract.to_input(flux.cpu(), bands).to(self._x.device)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        return self._subject._forward(_padded(x, self._subject.chunk))[0][: len(x)]
+        given = _padded(x, self._subject.chunk) if self._is_padded else x
+        return self._subject._forward(given)[0][: len(x)]
+
+    def unpadded(self) -> SubjectVictim:
+        """The same in passes of just the images asked about: faster for few, if the batches never change."""
+        return SubjectVictim(self._subject, self._x, self._exposure, padded=False)
 
 
 def run_network(network: nn.Module, contract: InputContract, x: torch.Tensor) -> torch.Tensor:

@@ -126,6 +126,7 @@ class Windows:
             sparse = pixels * rows.size * columns.size < rows.side * columns.side
             if sparse and all(before in self.reach for before in of.inputs):
                 self.reach[name] = (rows, columns)
+        self._direct = self._heads()
         self._tables: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
         self._kept = self._needed_clean()
 
@@ -200,14 +201,17 @@ class Windows:
             return functional.max_pool2d(patch, f["kernel"], f["stride"], 0, f["dilation"])
         summed = functional.avg_pool2d(patch, f["kernel"], f["stride"], divisor_override=1)
         rows, columns = (
-            _inside(first, size, f, k, self.shapes[op.inputs[0]][1 + k])
+            inside_map(first, size, f, k, self.shapes[op.inputs[0]][1 + k])
             for k, (first, size) in enumerate(((top, summed.shape[2]), (left, summed.shape[3])))
         )
-        return summed / _divisor(f, rows, columns).to(summed)
+        return summed / mean_divisor(f, rows, columns).to(summed)
 
     def _dense(self, op: Op, found: Mapping[str, Any], clean: Mapping[str, torch.Tensor], which: torch.Tensor) -> Any:
-        if op.kind == "adaptive" and self.pixels == 1 and isinstance(found[op.inputs[0]], _Window):
-            return self._averaged(op, found[op.inputs[0]], clean, which)
+        before = found[op.inputs[0]] if op.inputs else None
+        if op.kind == "adaptive" and self.pixels == 1 and isinstance(before, _Window):
+            return self._averaged(op, before, clean, which)
+        if op.name in self._direct:
+            return before if op.kind == "flatten" else self._added(op, before, clean, which)
         given = [self._whole(name, found, clean, which) for name in op.inputs]
         return given[0].flatten(1) if op.kind == "flatten" else op.call(*given)
 
@@ -224,9 +228,25 @@ class Windows:
             (window.top, window.left), (rows, columns), self.shapes[name][1:], bins, strict=True
         ):
             at = first[:, :1] + torch.arange(size, device=cut.device)
-            shares.append(_shares(side, parts).to(cut).T[at])
+            shares.append(bin_shares(side, parts).to(cut).T[at])
         change = torch.einsum("mhwc,mho,mwp->mcop", (window.values - cut)[:, 0], *shares)
         return clean[op.name][which] + change.reshape(len(which), *op.shape)
+
+    def _added(self, op: Op, window: _Window, clean: Mapping[str, torch.Tensor], which: torch.Tensor) -> torch.Tensor:
+        """A linear layer of a flattened map: the clean result plus that of the change in the one window."""
+        name = self._direct[op.name]
+        channels, _, width = self.shapes[name]
+        rows, columns = window.values.shape[2:4]
+        cut = self._cut(name, {}, clean, which, window.top, window.left, rows, columns, 0.0)
+        r, c = (
+            first + torch.arange(size, device=cut.device)
+            for first, size in ((window.top, rows), (window.left, columns))
+        )
+        cells = (r[:, :, None] * width + c[:, None, :]).flatten()
+        weight = op.facts["weight"].view(-1, channels, self.shapes[name][1] * width).permute(2, 1, 0)
+        weight = weight.contiguous().flatten(1).index_select(0, cells).view(len(which), rows * columns * channels, -1)
+        change = (window.values - cut).flatten(1)[:, None]
+        return clean[op.name][which] + torch.bmm(change, weight)[:, 0]
 
     # ------------------------------------------------------------------ windows and maps
 
@@ -285,9 +305,25 @@ class Windows:
         rows, columns = self._tables[key]
         return rows[positions[..., 0]], columns[positions[..., 1]]
 
+    def _heads(self) -> dict[str, str]:
+        """Flatten and linear layers that take a change on their own, and the map they flatten.
+
+        Of one pixel, where the weights that meet its window are fewer than the map that need not be filled in.
+        """
+        found = {}
+        for flat in self.program.ops:
+            if flat.kind != "flatten" or self.pixels > 1 or flat.inputs[0] not in self.reach:
+                continue
+            users = [op for op in self.program.ops if flat.name in op.inputs]
+            rows, columns = self.reach[flat.inputs[0]]
+            if len(users) == 1 and users[0].kind == "linear":
+                if users[0].shape[0] * rows.size * columns.size < rows.side * columns.side:
+                    found |= {flat.name: flat.inputs[0], users[0].name: flat.inputs[0]}
+        return found
+
     def _needed_clean(self) -> list[str]:
-        """Maps under a window that something cuts from, and averages that a change is added to."""
-        kept = []
+        """Maps under a window that something cuts from, and results that what a change gives is added to."""
+        kept = [op.name for op in self.program.ops if op.kind == "linear" and op.name in self._direct]
         for op in self.program.ops:
             users = [user for user in self.program.ops if op.name in user.inputs]
             cut_from = op.name in self.reach and any(u.kind not in ("affine", "pointwise", "size") for u in users)
@@ -307,14 +343,14 @@ class Windows:
         return {n: _last(found[n]).contiguous() if n in self.reach else found[n] for n in self._kept}
 
 
-def _inside(first: torch.Tensor, size: int, facts: Mapping[str, Any], axis: int, side: int) -> torch.Tensor:
+def inside_map(first: torch.Tensor, size: int, facts: Mapping[str, Any], axis: int, side: int) -> torch.Tensor:
     """How many of a window's rows lie in the map, for `size` outputs from `first` (M,)."""
     kernel, stride, before = (facts[n][axis] for n in ("kernel", "stride", "before"))
     start = (first[:, None] + torch.arange(size, device=first.device)) * stride - before
     return (start + kernel).clamp(max=side) - start.clamp(min=0)
 
 
-def _divisor(facts: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+def mean_divisor(facts: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """What a sum is divided by, (M, 1, h, w)."""
     kernel, inside = facts["kernel"], (rows[:, :, None] * columns[:, None, :])[:, None]
     if facts["divisor"] is not None:
@@ -322,7 +358,7 @@ def _divisor(facts: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor
     return torch.full_like(inside, kernel[0] * kernel[1]) if facts["count_pad"] else inside
 
 
-def _shares(side: int, bins: int) -> torch.Tensor:
+def bin_shares(side: int, bins: int) -> torch.Tensor:
     """Weight of each row in each adaptive average, (bins, side): bin b holds rows floor(b side/bins) to ceil(...)."""
     shares = torch.zeros(bins, side)
     for b in range(bins):
