@@ -404,8 +404,7 @@ def test_the_page_has_the_numbers_of_the_results_and_no_path(make_pixel, tmp_pat
         n = run["attack_success_rate"]["n"]
         assert f"| {name} | {run['space']} | {n} of {N} | {rate} | {none} |" in page
         unknown = estimate_text(run["certificate"]["galaxies"]["unknown"], 100.0, 1)
-        assert sum(f"| {unknown} | 2 |" in line for line in page.splitlines()) >= 1
-        assert "| 2.0 |" in page
+        assert sum(line.endswith(f"| {unknown} |") for line in page.splitlines()) >= 1
     for x in document["with_minus_without"]:
         rate = estimate_text(x["attack_success_rate"], 100.0, 1)
         assert f"| {x['space']}: dann − none | {x['n']} | {rate} |" in page

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import importlib.metadata
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow
 import torch
 
 from perturbations.core import Observation, Perturbation, Unstretched, distance, get, refusal
@@ -23,30 +19,19 @@ from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.splits import id_hashes, select
+from robustastro.evaluate.describe import galaxies_table, head_of, run_document
 from robustastro.evaluate.plan import Plan, Step
 from robustastro.evaluate.plan import step as planned
 from robustastro.models.bundles import Model
 from robustastro.models.doubts import TOLERANCE, doubts
 from robustastro.models.subject import Outputs, Subject, SubjectVictim
-from robustastro.record import Flag, Head, Record, jsonable, refuse_place
+from robustastro.record import Flag, Record, jsonable, refuse_place
 
 BATCH = 64
 QUERIES = 20_000  # of a search on a CPU between two lines of progress, about
 REPLAY = 50  # galaxies at a time for what repeats only in the same batch; another number gives other results
 FITTED = 200  # galaxies, at most, that a perturbation of a whole set is fitted to
 LOOK = 64  # galaxies on which doubts are measured
-PACKAGES = (
-    "robustastro",
-    "torch",
-    "numpy",
-    "scipy",
-    "astropy",
-    "galsim",
-    "surveycodex",
-    "pillow",
-    "torchattacks",
-    "foolbox",
-)
 
 Progress = Callable[[str, int, int], None]
 
@@ -309,8 +294,8 @@ class _Run:
         """Write what describes the run, before its first shard."""
         if not self.begun:
             self._write_run(None)
-            self._write_galaxies()
-            self.record.write_head(self._head())
+            self.record.write_galaxies(galaxies_table(self.galaxies, self.clean))
+            self.record.write_head(head_of(self.subject, self.model, self.galaxies, self.clean))
             if self.validation is not None and self.validation.labels is not None:
                 logits = self._clean_outputs(self.validation).logits.numpy()
                 table = {"id": self.validation.ids, "label": self.validation.labels, "logits": list(logits)}
@@ -501,100 +486,10 @@ class _Run:
                 )
         return None
 
-    def _write_galaxies(self) -> None:
-        n = len(self.galaxies)
-        labels = np.full(n, -1) if self.galaxies.labels is None else self.galaxies.labels
-        own = {"id", "label", "logits", "latent", "split"}
-        columns = list(self.galaxies.catalogue.items())
-        split = dict(columns).get("split")
-        table = pd.DataFrame(
-            {
-                "id": self.galaxies.ids,
-                "label": labels,
-                "split": ["" for _ in range(n)] if split is None else split.fillna("").astype(str).to_numpy(),
-                **{f"catalogue_{c}" if c in own else str(c): _storable(v) for c, v in columns if c != "split"},
-                "logits": list(self.clean.logits.numpy()),
-                "latent": list(self.clean.latent.numpy()),
-            }
-        )
-        self.record.write_galaxies(table)
-
-    def _head(self) -> Head:
-        linear = self.subject.head
-        weight = bias = None
-        if linear is not None:
-            weight = linear.weight.detach().float().cpu()
-            bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
-            if not self._is_head(weight, bias):
-                weight = bias = None
-        centroids, origin = self.model.centroids, "clean source training galaxies"
-        if centroids is None and self.galaxies.labels is not None:
-            labels = torch.from_numpy(self.galaxies.labels)
-            origin = "the clean galaxies of this run: the model file holds no centroids"
-            centroids = torch.stack(
-                [self.clean.latent[labels == k].mean(dim=0) for k in range(len(self.galaxies.classes))]
-            )
-        return Head(
-            None if weight is None else weight.numpy(),
-            None if bias is None else bias.numpy(),
-            None if centroids is None else centroids.numpy(),
-            centroids_from="" if centroids is None else origin,
-            kind="other" if weight is None else "linear",
-        )
-
-    def _is_head(self, weight: torch.Tensor, bias: torch.Tensor) -> bool:
-        """Whether this layer of the latent gives the logits, up to a constant per galaxy (log-probabilities)."""
-        latent, logits = self.clean.latent, self.clean.logits
-        if weight.shape != (logits.shape[1], latent.shape[1]):
-            return False
-        gap = latent @ weight.T + bias - logits
-        gap = gap - gap.mean(dim=1, keepdim=True)
-        return bool(gap.abs().max() <= 1e-4 * (1.0 + logits.abs().max()))
-
     def _write_run(self, timing: dict[str, Any] | None) -> None:
-        entries = [(get(step.name), step) for step in self.plan.steps]
-        existing = (self.record.path / "run.json").exists()
-        if timing is None and existing:
+        if timing is None and (self.record.path / "run.json").exists():
             timing = self.record.run.get("timing")
-        exposure = self.galaxies.exposure
-        run = {
-            "plan": self.plan.model_dump(mode="json"),
-            "plan_sha256": self.plan.digest(),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "model": {
-                "path": self.model.path,
-                "name": Path(self.model.path).stem,
-                "sha256": self.model.sha256,
-                "arch": self.model.arch,
-                "method": self.model.training.get("method"),
-                "training_seed": self.model.training.get("seed"),
-                "latent": self.subject.latent_name,
-            },
-            "data": {
-                "domain": self.galaxies.domain,
-                "n": len(self.galaxies),
-                "sha256": self.plan.data,
-                "labelled": self.galaxies.labels is not None,
-                "source": dict(self.galaxies.source),
-                "notes": list(self.galaxies.notes),
-            },
-            "fitted_on": None
-            if self.fitting is None or self.plan.fitted_on is None
-            else {"domain": self.fitting.domain, "n": len(self.fitting), "sha256": self.plan.fitted_on.data},
-            "exposure": None if exposure is None else exposure.summary().to_dict(),
-            "contract": self.model.contract.to_dict(),
-            "seed": self.plan.seed,
-            "perturbations": [
-                e.facts()
-                | {"options": s.options, "rungs": [{"severity": e.severity(v), "strength": v} for v in s.strengths]}
-                for e, s in entries
-            ],
-            "versions": {name: _version(name) for name in PACKAGES},
-            "git": _commit(),
-            "device": _device(self.subject.device),
-            "timing": timing,
-            "flags": [flag.to_dict() for flag in self.flags],
-        }
+        run = run_document(self.plan, self.model, self.subject, self.galaxies, self.fitting, timing, self.flags)
         self.record.write_run(jsonable(run))
 
     def _tell(self, what: str, done: int, total: int) -> None:
@@ -618,40 +513,6 @@ def _flat(parts: list[Any]) -> list[Any]:
     return [value for part in parts for value in part]
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the clone this package runs from, if it does."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except OSError:  # git is not installed
-        return None
-    return found.stdout.strip() or None
-
-
 def _predicted(logits: torch.Tensor) -> torch.Tensor:
     """Predicted classes; -1 where a logit is not finite."""
     return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)
-
-
-def _storable(column: pd.Series) -> Any:
-    """A catalogue column that Parquet takes: as it is, or as text."""
-    try:
-        pyarrow.array(column.to_numpy(), from_pandas=True)
-    except (pyarrow.ArrowException, OverflowError, TypeError):
-        return column.astype(str).to_numpy()
-    return column.to_numpy()
-
-
-def _device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
