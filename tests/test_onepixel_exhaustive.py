@@ -254,6 +254,16 @@ def test_a_certificate_is_asked_only_for_what_no_level_breaks():
         assert asked == []
 
 
+@pytest.mark.parametrize("name", ["onepixel", "onepixel_exhaustive", "fewpixel"])
+def test_galaxies_that_are_all_wrong_are_left_alone(name):
+    net, x = tiny_net(), images(3)
+    victim = Sparse(net, x)
+    labels = (net(x).argmax(dim=1) + 1) % CLASSES
+    result = perturbations.get(name).run_attack(x, labels, victim, 1, Draws(ids(3), 0, "attack"))
+    assert torch.equal(result.images, x)
+    assert (result.queries.tolist(), result.success.tolist(), victim.shown) == ([1] * 3, [False] * 3, [])
+
+
 def test_says_which_pixel_it_wrote():
     net, x = tiny_net(), images(10)
     result = run(Counting(net), x, net(x).argmax(dim=1))

@@ -122,7 +122,8 @@ def onepixel_exhaustive(
     place = levels ** torch.arange(bands, device=x.device)
     attacked = goal.worth_attacking(x, labels, victim, target)
     result.queries.add_(1)
-    for which in attacked.split(1):  # one image after the other: a victim may keep what it knows of the last one
+    # one image after the other: a victim may keep what it knows of the last one. Of none, split() gives one empty part
+    for which in attacked.split(1) if len(attacked) else ():
 
         def candidates(pixel: torch.Tensor, value: torch.Tensor, image: torch.Tensor = which) -> changed_pixels.Change:
             """Positions (1, P, 1, 2) and values (1, P, 1, C) of pixels (P,) with values of the grid (P,)."""

@@ -316,9 +316,9 @@ class Windows:
                 continue
             users = [op for op in self.program.ops if flat.name in op.inputs]
             rows, columns = self.reach[flat.inputs[0]]
-            if len(users) == 1 and users[0].kind == "linear":
-                if users[0].shape[0] * rows.size * columns.size < rows.side * columns.side:
-                    found |= {flat.name: flat.inputs[0], users[0].name: flat.inputs[0]}
+            alone = len(users) == 1 and users[0].kind == "linear"
+            if alone and users[0].shape[0] * rows.size * columns.size < rows.side * columns.side:
+                found |= {flat.name: flat.inputs[0], users[0].name: flat.inputs[0]}
         return found
 
     def _needed_clean(self) -> list[str]:
