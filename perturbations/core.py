@@ -545,7 +545,7 @@ def get(name: str) -> Perturbation:
         importlib.import_module(module)
     if name not in _catalogue and name not in catalogue():
         of_library = [known for known in catalogue() if library and known.startswith(f"{library}:")]
-        known = of_library or [known for known in catalogue() if ":" not in known]
+        known = of_library or [known for known in catalogue() if library or ":" not in known]
         raise unknown_name("perturbation", name, known, "See robustastro list perturbations")
     return _catalogue[name]
 

@@ -34,8 +34,11 @@ def harm(logits: torch.Tensor, labels: torch.Tensor, target: int | None) -> torc
 
 
 def flipped(logits: torch.Tensor, labels: torch.Tensor, target: int | None) -> torch.Tensor:
-    """(...) bool: the predicted class is no longer the true one, or is the target."""
-    predicted = logits.argmax(dim=-1)
+    """(...) bool: the predicted class is no longer the true one, or is the target.
+
+    Logits that are not all finite predict no class: no longer the true one, and not the target.
+    """
+    predicted = torch.where(torch.isfinite(logits).all(dim=-1), logits.argmax(dim=-1), -1)
     return predicted != labels if target is None else predicted == target
 
 
@@ -44,13 +47,16 @@ def margin(logits: torch.Tensor, labels: torch.Tensor, target: int | None) -> to
 
     The logit of the true class less the largest other one; with a target, the largest other logit less the target's.
     Of equal logits the first class is predicted: a tie that it decides against the attack counts as the smallest
-    positive number. With more than two classes the log-odds do not have this property.
+    positive number. With more than two classes the log-odds do not have this property. Of logits that are not all
+    finite it is the lowest number; with a target, the largest.
     """
     index = (labels if target is None else torch.full_like(labels, target)).expand(logits.shape[:-1]).unsqueeze(-1)
     lead = (logits.gather(-1, index) - logits.scatter(-1, index, -torch.inf).amax(dim=-1, keepdim=True)).squeeze(-1)
     lead = lead if target is None else -lead
     done = flipped(logits, labels, target)
-    return torch.where(done, lead.clamp(max=0.0), lead.clamp(min=torch.finfo(lead.dtype).tiny))
+    lead = torch.where(done, lead.clamp(max=0.0), lead.clamp(min=torch.finfo(lead.dtype).tiny))
+    most = torch.finfo(lead.dtype).max
+    return lead.where(torch.isfinite(logits).all(dim=-1), -most if target is None else most)
 
 
 def allowed(victim: Victim, x: torch.Tensor, space: str, sigmas: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -99,11 +99,12 @@ def show(
             f"show {name or 'nothing'}{' --all' if every else ''}", "one name, or --all", "name a perturbation"
         )
     reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
-    with shown() as progress:
-        if every or name is None:
+    if every or name is None:
+        with shown() as progress:
             made = showing.every(data, reading, galaxies, seed, out or Path("reports/catalogue"), progress)
-            print(json.dumps({"schema": 1, "figures": [str(path) for path in made]}) if as_json else made[-1])
-            return
+        print(json.dumps({"schema": 1, "figures": [str(path) for path in made]}) if as_json else made[-1])
+        return
+    with shown() as progress:
         result = showing.one(name, option or [], data, reading, galaxies, seed, out or Path(f"{name}.png"), progress)
     print(json.dumps(result, indent=1) if as_json else showing.text(result))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 EVERY = 10.0  # seconds between lines
 
@@ -48,10 +48,11 @@ class Progress:
 
 @contextmanager
 def shown() -> Iterator[Progress]:
-    """A Progress that is tidied up at the end."""
+    """A Progress that is tidied up at the end. Within it stdout is stderr: what a network prints is no result."""
     progress = Progress()
     try:
-        yield progress
+        with redirect_stdout(sys.stderr):
+            yield progress
     finally:
         progress.stop()
 

@@ -464,6 +464,22 @@ def test_values_that_are_no_numbers_leave_the_image_clean():
     assert torch.equal(result.images[1], x[1])
     assert torch.equal(result.images[[0, 2]], x[[0, 2]] + 0.05)
     assert not bool(result.success[1])
+    assert result.details["failed"].tolist() == [False, True, False]
+
+
+def test_what_is_not_attacked_has_not_failed():
+    victim = Net()
+    x, labels = labelled(victim)
+    for strength in (0.0, 0.1):
+        assert run("torchattacks:FGSM", victim, x, labels, strength=strength).details["failed"].tolist() == [False] * 5
+    kept = planted(lambda x: x)[1]
+    assert kept.details["failed"].tolist() == [False] * 3
+    row = foreign.Foreign("Planted", "Linf", "logits", "a bug", targeted=False)
+    draws = Draws([str(k) for k in range(5)], 0, "attack")
+    result = foreign.attack(
+        "torchattacks", row, lambda _, task: task.images * torch.nan, x, labels, victim, 0.1, draws, {}
+    )
+    assert result.details["failed"].tolist() == [False] + [True] * 4  # the first is classified wrong
 
 
 @pytest.mark.parametrize("name", ["torchattacks:SparseFool", "torchattacks:DeepFool", "foolbox:L0FMNAttack"])
@@ -546,6 +562,8 @@ def test_names_that_are_nearly_right_get_the_nearest_of_that_library():
         get("torchattacks:PDG")
     with pytest.raises(InputError, match="Did you mean 'foolbox:LinfPGD'"):
         get("foolbox:linfpgd")
+    with pytest.raises(InputError, match="Did you mean 'torchattacks:PGD'"):
+        get("torchattack:PGD")
     with pytest.raises(InputError) as found:
         get("onepixle")
     assert "foolbox" not in found.value.allowed
@@ -558,6 +576,8 @@ def test_options_are_read_as_the_library_takes_them():
         ("torchattacks:PGD", {"step": 5}, "Did you mean 'steps'"),
         ("torchattacks:PGD", {"steps": "many"}, "steps = 'many'"),
         ("torchattacks:Square", {"loss": "mse"}, "loss = 'mse'"),
+        ("torchattacks:PGD", {"alpha": "nan"}, "alpha = nan; a finite number"),
+        ("foolbox:LinfPGD", {"abs_stepsize": "inf"}, "abs_stepsize = inf; a finite number"),
         ("torchattacks:TPGD", {"target": 1}, "unknown option"),
     ):
         with pytest.raises(InputError, match=words):

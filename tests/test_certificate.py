@@ -1,6 +1,7 @@
 """The certificate: nothing breaks what is proved, no value and no order of summation, and it proves what it can."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,6 +227,10 @@ def test_sets_hold_sums_in_the_worst_order():
     assert contains(window[..., 0], total)
     no_change = layer.of_change(0.0 * form, 0.0 * form[:, 0], cells, layer(form))
     assert contains(no_change[..., 0], total)
+    # windows add a change to a clean result: here of a pixel that becomes zero, in a result that is exact
+    exact = torch.stack((layer(form)[:, 0], torch.zeros(1, 1, 1, 2)), dim=1)
+    window = layer.of_change(0.0 * form, form[:, 0], cells, exact)
+    assert contains(window[..., 0], float(exact[0, 0, 0, 0, 0]) - total)
     facts = {"weight": weight.view(2, n, 1, 1), "bias": None, "stride": (1, 1), "dilation": (1, 1), "groups": 1}
     for single in (False, True):
         assert contains(forms.Convolution.of(facts)(form, single)[..., 0], total)
@@ -237,6 +242,52 @@ def test_sets_hold_averages_in_the_worst_order(average):
     image = torch.full((1, 140, 140), 0.1)
     clean = bounds_of(network, image)._clean(image)
     assert contains(clean.found["_0"].form, in_a_row(image.flatten()) / 140**2)
+
+
+def test_a_change_of_an_average_counts_the_clean_average_and_the_old_values():
+    # a one loses the small values that are added to it; times the share, which is near 1.5 2^-15, it rounds them up
+    height, width = 171, 128
+    image = torch.full((1, height, width), 0.99 * 2.0**-24)
+    image[0, 0, 0] = 1.0
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)).requires_grad_(False).eval()
+    bounds = bounds_of(network, image)
+    clean = bounds._clean(image)
+    average = clean.found["_0"].form
+    lost = in_a_row(image.flatten()) / (height * width)
+    share = np.float32(1.0 / height) * np.float32(1.0 / width)
+    change = in_a_row(-share * image.flatten().numpy())
+    assert contains(average, lost)
+    assert lost < float(average[0, 0]) < -change
+    first = bounds._ops[0].name
+    black = replace(clean.found[first], form=0.0 * clean.found[first].form)
+    assert contains(bounds._averaged(bounds._ops[1], black, clean), lost + change)
+
+
+@pytest.mark.parametrize("norms", [1, 2])
+def test_sets_hold_a_shift_folded_into_the_convolution_in_the_worst_order(norms):
+    # the last shift is 1, and each product that is added to it is lost
+    side = 140
+    layers = [nn.BatchNorm2d(1, eps=0.0) for _ in range(norms)]
+    convolution = nn.Conv2d(1, 1, side, bias=False)
+    network = nn.Sequential(convolution, *layers, nn.Flatten(), nn.Linear(1, 2)).requires_grad_(False).eval()
+    convolution.weight.data.fill_(2.0**-25)
+    layers[-1].bias.data.fill_(1.0)
+    image = torch.ones(1, side, side)
+    form = bounds_of(network, image)._clean(image).found[f"_{norms}"].form
+    total = in_a_row([1.0, *convolution.weight.flatten().tolist()])
+    assert total == 1.0 < float(form[0, 0])
+    assert contains(form, total)
+
+
+def test_a_convolution_in_float32_holds_what_it_holds_in_float64():
+    torch.manual_seed(0)
+    form = random_form(50, 3, 40, rest=1e-6)
+    facts = {"stride": (1, 1), "dilation": (1, 1), "groups": 1, "weight": torch.randn(6, 40, 3, 3), "bias": None}
+    layer = forms.Convolution.of(facts)
+    single, double = layer(form, single=True), layer(form, single=False)
+    gap = (single - double)[:, :-1].abs().sum(dim=1)
+    assert bool((gap > 0.0).any())
+    assert bool((gap + double[:, -1] <= single[:, -1]).all())
 
 
 def test_sets_hold_batch_norm_in_float32():
@@ -349,6 +400,75 @@ def test_no_more_boxes_are_tried_than_allowed(monkeypatch):
     which = torch.zeros(len(positions), dtype=torch.int64)
     bounds.certified(image[None], which, positions, *boxes(len(positions), -4.0, 4.0), 20)
     assert 10 < int(tried.max()) <= 20
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3])
+def test_a_box_with_larger_margins_than_the_clean_one_is_proved(bands):
+    convolution, head = nn.Conv2d(bands, 1, 1, bias=False), nn.Linear(4, 2, bias=False)
+    network = nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), head).requires_grad_(False).eval()
+    convolution.weight.data.fill_(1.0)
+    head.weight.data[:] = torch.tensor([[1.0], [0.0]])
+    images, zero = torch.full((1, bands, 2, 2), 0.5), torch.zeros(1, 2, dtype=torch.int64)
+    low, high = torch.full((1, bands), 1.5), torch.full((1, bands), 1.51)
+    assert bool(bounds_of(network, images[0]).certified(images, zero[:, 0], zero, low, high))
+
+
+@pytest.mark.parametrize(("margin", "proved"), [(0.004, True), (-0.004, False)])
+@pytest.mark.parametrize("worst", [0.505, 0.495, 0.251, 0.75])
+def test_the_parts_of_a_box_leave_no_gap(worst, margin, proved):
+    # the logits differ by |x - worst| + margin
+    convolution, head = nn.Conv2d(1, 2, 1), nn.Linear(8, 2)
+    network = nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), head).requires_grad_(False).eval()
+    convolution.weight.data[:] = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    convolution.bias = nn.Parameter(torch.tensor([-worst, worst]), requires_grad=False)
+    head.weight.data.zero_()
+    head.weight.data[0, [0, 4]] = 1.0
+    head.bias.data[:] = torch.tensor([margin, 0.0])
+    images, zero = torch.full((1, 1, 2, 2), 0.9), torch.zeros(1, 2, dtype=torch.int64)
+    low, high = torch.zeros(1, 1), torch.ones(1, 1)
+    assert bool(bounds_of(network, images[0]).certified(images, zero[:, 0], zero, low, high, 4096)) is proved
+
+
+def test_nothing_is_proved_where_the_program_does_not_give_the_logits_of_the_network():
+    network, image = made("pooled", 9, 3)
+    positions = everywhere(image)
+    images, which = torch.stack((image, image)), torch.arange(2).repeat_interleave(len(positions))
+    values = image[:, positions[:, 0], positions[:, 1]].T.repeat(2, 1)
+    bounds = bounds_of(network, image)
+    logits = network(images)
+    label = int(logits[0].argmax())
+    above, below = logits.clone(), logits.clone()  # the same class, but not this network
+    above[1, label] += 1e-3
+    below[1, (label + 1) % 3] -= 1e-3
+    cases = (logits, True), (above, False), (below, False), (logits.roll(1, 1), False), (torch.nan * logits, False)
+    for given, second in cases:
+        proved = bounds.certified(images, which, positions.repeat(2, 1), values, values, logits=given)
+        assert bool((proved.view(2, -1)[1] == second).all())
+        assert bool(proved.view(2, -1)[0].all()) == bool(torch.equal(given[0], logits[0]))
+
+
+def test_nothing_is_proved_on_a_device_that_may_round_otherwise():
+    network, image = made("pooled", 9, 3)
+    value, zero = image[:, 0, 0][None], torch.zeros(1, 2, dtype=torch.int64)
+    bounds = bounds_of(network, image)
+    assert bool(bounds.certified(image[None], zero[:, 0], zero, value, value))
+    assert not bool(bounds.certified(image[None].to("meta"), zero[:, 0], zero, value, value))
+
+
+def test_nothing_is_proved_where_the_network_gives_another_class_than_the_program():
+    # logits h and h + 0.5: which is larger is sure, but not h, the rounded difference of large numbers
+    convolution, head = nn.Conv2d(1, 1, 1), nn.Linear(4, 2)
+    network = nn.Sequential(convolution, nn.Flatten(), head).requires_grad_(False).eval()
+    convolution.weight.data.fill_(1e6)
+    convolution.bias = nn.Parameter(torch.tensor([-1e6]), requires_grad=False)
+    head.weight.data.zero_()
+    head.weight.data[:, 0] = 1.0
+    head.bias.data[:] = torch.tensor([0.0, 0.5])
+    images, zero = torch.ones(1, 1, 2, 2), torch.zeros(1, 2, dtype=torch.int64)
+    logits, bounds = network(images), bounds_of(network, images[0])
+    for given, proved in ((logits, True), (logits + 0.5, True), (logits.flip(1), False)):
+        value = images[:, :, 0, 0]
+        assert bool(bounds.certified(images, zero[:, 0], zero, value, value, logits=given)) is proved
 
 
 def test_margins_near_rounding_are_not_proved():

@@ -253,3 +253,43 @@ def test_each_galaxy_is_degraded_under_its_own_exposure(run, model, galaxies):
         images.append(model.contract.to_input(get("depth")(single, 0.2, Draws([name], 0)).flux, own.bands))
     expected = Subject(model.network, model.contract).outputs(torch.cat(images)).logits
     assert np.allclose(np.stack(list(record.unit("depth", 0.2).logits)), expected, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- long searches, and what an attack cannot do
+
+
+def test_a_long_search_is_kept_galaxy_by_galaxy(model, galaxies):
+    def shard(name, **options):
+        return Plan.of(model, galaxies, [step(name, options=options)]).shard
+
+    candidates = 24 * 24 * 8  # the tiny images at the corners
+    assert shard("onepixel") == shard("depth") == 250
+    assert shard("onepixel_exhaustive", grid=9) == 2_000_000 // (1 + candidates // 8 * 9**3)
+    assert shard("onepixel_exhaustive", certificate=4096) == 1
+
+
+def test_images_that_an_attack_could_do_nothing_with_are_flagged(run, galaxies, monkeypatch):
+    import perturbations.core as core
+
+    def half(x, labels, victim, strength, draws, *, target: int | None = None):
+        none = torch.zeros(len(x), dtype=torch.bool)
+        failed = torch.arange(len(x)) % 2 == 0
+        return AttackResult(x.clone(), none, torch.ones(len(x), dtype=torch.int64), {"failed": failed})
+
+    monkeypatch.setitem(core._catalogue, "fgsm", dataclasses.replace(get("fgsm"), function=half))
+    flags = {flag["code"]: flag["message"] for flag in run(galaxies, step("fgsm", strength=0.1)).run["flags"]}
+    failed = sum(k % 7 % 2 == 0 for k in range(min(20, len(galaxies)))) + sum(
+        k % 7 % 2 == 0 for k in range(max(len(galaxies) - 20, 0))
+    )
+    assert f"returned no numbers for {failed} of {len(galaxies)} galaxies" in flags["attack_failed"]
+
+
+def test_a_network_without_bounds_is_flagged_where_a_certificate_is_asked_for(model, galaxies, tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(2 * 22 * 22, 3)).eval()
+    other = dataclasses.replace(model, network=network, centroids=None)
+    for boxes, codes in ((0, set()), (4, {"no_certificate"})):
+        chosen = galaxies.take([0, 1])
+        plan = Plan.of(other, chosen, [step("onepixel_exhaustive", options={"certificate": boxes, "grid": 2})])
+        flags = evaluate(plan, other, chosen, tmp_path / str(boxes)).run["flags"]
+        assert {flag["code"] for flag in flags} & {"no_certificate"} == codes
+        assert all("gelu" in flag["message"] for flag in flags if flag["code"] == "no_certificate")

@@ -1,6 +1,7 @@
 """A few pixels: do both searches find what is there, within their pixels, their box and their budget?"""
 
 import itertools
+import math
 
 import pytest
 import scipy.stats
@@ -165,6 +166,19 @@ def test_the_budget_is_kept_and_counted(search, queries, spent):
     assert spent <= entry.most_queries(entry.resolve({"queries": queries, "pop": 10})) == queries
 
 
+@pytest.mark.parametrize(
+    ("queries", "pop", "spent"),
+    [(105, 100, 105), (5, 4, 5), (6, 4, 5), (13, 12, 13), (9, 4, 9), (17, 4, 17), (61, 10, 55)],
+)
+def test_the_budget_is_kept_where_candidates_are_screened(queries, pop, spent):
+    x = images(3)
+    net = linear_net(torch.zeros(BANDS, HEIGHT, WIDTH), bias=-1.0)
+    victim = Sparse(net, x, classes=2)
+    victim.screens, victim.screened_at = True, victim.logits_at
+    result = run(victim, x, torch.zeros(3, dtype=torch.int64), search="de", queries=queries, pop=pop)
+    assert result.queries.tolist() == [spent] * 3
+
+
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("pixels", [1, 4, HEIGHT * WIDTH // 2])
 def test_writes_so_many_different_pixels_and_says_which(search, pixels):
@@ -202,6 +216,8 @@ def test_every_pixel_is_as_likely_to_be_drawn():
         (1.5, {}, "1.5 pixels; a whole number from 0 to 24"),
         (25, {}, "0 to 24"),
         (-1, {}, "0 to 24"),
+        (math.nan, {}, "nan pixels; a whole number"),
+        (math.inf, {}, "inf pixels; a whole number"),
         (1, {"search": "de", "pop": 3}, "pop >= 4"),
         (1, {"search": "de", "queries": 100}, "queries > pop"),
         (1, {"queries": 1}, "queries >= 2"),

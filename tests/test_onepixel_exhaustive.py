@@ -148,6 +148,15 @@ def test_a_margin_is_zero_or_less_exactly_where_the_class_is_another():
         assert {bool(f) for f in flipped[~clear]} == ({True, False} if target in (None, 1) else {target == 0})
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_of_no_class(broken):
+    logits, labels = torch.zeros(CLASSES, CLASSES).fill_diagonal_(broken), torch.zeros(CLASSES, dtype=torch.int64)
+    for target in (None, 0, 1, 2):
+        flipped = goal.flipped(logits, labels, target)
+        assert flipped.tolist() == [target is None] * CLASSES
+        assert torch.equal(goal.margin(logits, labels, target) <= 0, flipped)
+
+
 def test_a_pixel_is_not_fatal_as_long_as_the_true_class_is_predicted():
     """Classes at 0.4, 0.35 and 0.25: the log-odds of the first are below zero, and it is predicted all the same."""
     victim = Counting(lambda x: torch.tensor([0.40, 0.35, 0.25]).log().expand(len(x), 3))
@@ -248,10 +257,48 @@ def test_a_certificate_is_asked_only_for_what_no_level_breaks():
     assert torch.equal(
         run(narrow, x, labels, certificate=7).details["certified"], (narrow.worst(x, labels, low, high) > 0) & right
     )
-    for options in ({}, {"certificate": 7, "target": 1}, {"certificate": 7, "early_exit": True}):
-        asked.clear()
-        assert not bool(run(victim, x, labels, **options).details["certified"].any())
-        assert asked == []
+    asked.clear()
+    assert not bool(run(victim, x, labels).details["certified"].any())
+    assert asked == []
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("early_exit", [False, True])
+def test_logits_that_are_no_numbers_are_no_class(broken, early_exit):
+    """One pixel at one in the first band breaks the network: fatal, for the engine counts it as wrong."""
+
+    class Breaking(Linear):
+        def logits(self, x):
+            logits = super().logits(x)
+            logits[x[:, 0, 2, 3] == 1.0, 1] = broken
+            return logits
+
+    x, victim = images(3), Breaking(bias=(1e3, 0.0, 0.0))
+    labels = torch.zeros(3, dtype=torch.int64)
+    result = run(victim, x, labels, early_exit=early_exit)
+    least = torch.finfo(torch.float32).min
+    assert result.success.tolist() == [True] * 3
+    assert result.details["smallest_margin"].tolist() == result.details["map"][:, 2, 3].tolist() == [least] * 3
+    assert result.images[:, 0, 2, 3].tolist() == [1.0] * 3
+    if not early_exit:
+        assert result.details["fatal_pixels"].tolist() == [1] * 3
+    assert run(victim, x, labels, target=1, early_exit=early_exit).success.tolist() == [False] * 3
+    if not early_exit:
+        everything = Counting(
+            lambda x: torch.where((x == 0.25).all(), 1.0, broken) * torch.tensor([[1.0, 0, 0]]).expand(len(x), 3)
+        )
+        aimed = run(everything, torch.full((1, BANDS, HEIGHT, WIDTH), 0.25), labels[:1], target=1)
+        assert (int(aimed.details["fatal_pixels"]), bool(aimed.success)) == (0, False)
+        assert bool((aimed.details["map"] == -least).all())
+
+
+def test_the_estimate_of_queries_refuses_too_many_values():
+    entry = perturbations.get("onepixel_exhaustive")
+    options = entry.resolve({"grid": "100"}) | {"shape": (3, 4, 4)}
+    assert options["grid"] == 100
+    assert entry.most_queries(options) == 1 + 16 * 10**6
+    with pytest.raises(InputError, match="grid = 101 in 3 bands"):
+        entry.most_queries({**options, "grid": 101})
 
 
 @pytest.mark.parametrize("name", ["onepixel", "onepixel_exhaustive", "fewpixel"])
@@ -301,7 +348,14 @@ def test_zero_pixels_cost_nothing():
     [
         (2, {}, "2 pixels; 0 or 1"),
         (1, {"grid": 1}, "integer >= 2"),
-        (1, {"grid": "edges"}, "option grid"),
+        (1, {"grid": "1"}, "integer >= 2"),
+        (1, {"grid": "corner"}, "grid = corner; corners or an integer >= 2"),
+        (1, {"grid": 3_000_000}, "grid = 3000000 in 2 bands; at most 1000000 values"),
+        (1, {"grid": 1001}, "Take fewer levels"),
+        (1, {"certificate": -1}, "0 or more boxes"),
+        (1, {"certificate": 7, "target": 1}, "certificate = 7 with target = 1"),
+        (1, {"certificate": 7, "target": 0}, "certificate = 7 with target = 0"),
+        (1, {"certificate": 7, "early_exit": True}, "certificate = 7 with early_exit"),
         (1, {"target": CLASSES}, "0 to 2"),
         (1, {"space": "flux"}, "without an exposure"),
     ],

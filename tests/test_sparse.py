@@ -150,6 +150,42 @@ class Masked(nn.Module):
         return self.fc((self.a(x) * self.mask).flatten(1))
 
 
+class Inside(nn.Module):
+    """In place, in ways that torch.fx shows as if they were not, or does not show at all."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(3 * HEIGHT * WIDTH, 3)
+        if how == "hook":
+            self.a.register_forward_hook(lambda module, given, result: result.clamp(max=0.1))
+        if how == "cache":
+            self.grid = None
+
+    def forward(self, x):
+        h = self.a(x)
+        if self.how == "statement":
+            h.clamp_(max=0.1)
+        elif self.how == "module":
+            self.relu(h)
+        elif self.how == "before":  # a pre-activation block: the shortcut, too, is rectified
+            h = h + self.b(self.relu(h))
+        elif self.how == "alias":
+            kept = h.view(h.shape)
+            h = self.b(self.relu(h)) + kept
+        elif self.how == "name":
+            kept = h
+            h += self.b(h)
+            h = self.b(h) + kept
+        elif self.how == "item":
+            h[:, 0] = 0.0
+        elif self.how == "cache":
+            self.grid = h * 0.5 if self.grid is None else self.grid
+            h = h + 1.0
+        return self.fc(h.flatten(1))
+
+
 class Branching(nn.Module):
     """A forward pass that looks at its numbers: torch.fx cannot follow it."""
 
@@ -318,6 +354,51 @@ def test_a_forward_pass_that_looks_at_its_numbers_is_dense():
     decision = decide(seeded(Branching()), contract(), torch.rand(1, 3, HEIGHT, WIDTH))
     assert (decision.mode, decision.screening) == ("dense", False)
     assert "torch.fx" in decision.reason
+
+
+@pytest.mark.parametrize("how", ["statement", "module", "before", "alias", "name", "item", "hook"])
+def test_what_works_in_place_behind_the_back_of_the_graph_is_dense(how):
+    x = torch.rand(2, 3, HEIGHT, WIDTH)
+    network = seeded(Inside(how))
+    assert decide(network, contract(), x).mode == "dense"
+    which, positions, values = everywhere(x, 1, 0)
+    victim = victim_of(network, x)
+    assert_close(victim.logits_at(which, positions, values), network(changed(x, which, positions, values)))
+
+
+def test_a_first_layer_that_works_in_place_writes_into_nothing_of_ours():
+    x = torch.rand(2, 3, HEIGHT, WIDTH)
+    network = seeded(nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(432, 3)))
+    kept, (which, positions, values) = x.clone(), everywhere(x, 1, 0)
+    written = values.clone()
+    victim = victim_of(network, x)
+    found = victim.logits_at(which, positions, values)
+    assert torch.equal(x, kept)
+    assert torch.equal(values, written)
+    assert_close(found, network(changed(x, which, positions, values)))
+
+
+def test_a_network_that_keeps_what_it_sees_is_followed_in_a_copy():
+    subject = Subject(seeded(Inside("cache")), contract())
+    subject.decision(torch.rand(1, 3, HEIGHT, WIDTH))
+    assert not isinstance(subject.network.grid, torch.fx.Proxy)
+
+
+def test_attention_is_an_operation_of_several_inputs():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.attention, self.fc = nn.Conv2d(3, 4, 3), nn.MultiheadAttention(4, 2), nn.Linear(4, 3)
+
+        def forward(self, x):
+            tokens = self.a(x).flatten(2).permute(2, 0, 1)
+            return self.fc(self.attention(tokens, tokens, tokens)[0].mean(0))
+
+    x = torch.rand(1, 3, HEIGHT, WIDTH)
+    network = seeded(Attention())
+    which, positions, values = everywhere(x, 1, 0)
+    found = victim_of(network, x).logits_at(which[:20], positions[:20], values[:20])
+    assert_close(found, network(changed(x, which[:20], positions[:20], values[:20])))
 
 
 def test_channels_last_and_networks_without_maps_are_dense():

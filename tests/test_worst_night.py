@@ -95,43 +95,60 @@ def prior(unlikely=3.0, surviving=1.0) -> Prior:
 # ---------------------------------------------------------------------- odds
 
 
-@pytest.mark.parametrize("muon", [False, True])
-def test_the_probability_is_the_share_of_nights_at_least_as_unlikely(muon):
-    """Nights drawn from the distributions themselves, counted; not through chi^2."""
-    own, n = prior(), 200_000
+def p_of_one_reading(p):
+    """q of p = 1 - (1 - q)^2."""
+    return 1.0 - (1.0 - p) ** 0.5
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 1.0, 5.0])
+def test_no_more_nights_than_stated_are_so_unlikely_however_they_are_read(rate):
+    """Nights drawn from the distributions themselves, with all their muons; each is read in its least likely way."""
+    own, n = dataclasses.replace(prior(), rate=rate), 200_000
     rng = np.random.default_rng(0)
-    radius = 3.0
+    z = rng.standard_normal((n, 4 + BANDS))
+    z[:, 3] = scipy.special.ndtri(rng.uniform(size=n))  # the length of the drift is uniform
+    struck = np.repeat(np.arange(n), rng.poisson(rate, n))
+    # the charge per length: Moyal's variate -ln(z^2), ranked among many of its kind; cos^3: cos^4 is uniform
+    moyal = -np.log(rng.standard_normal(len(struck)) ** 2)
+    rank = (np.argsort(np.argsort(moyal)) + 0.5) / len(struck) if len(struck) else moyal
+    of_muons = scipy.special.ndtri(np.stack((rank, rng.uniform(size=len(struck))), axis=1))
+    read = np.concatenate((np.pad(z, ((0, 0), (0, 2))), np.concatenate((z[struck], of_muons), axis=1)))
+    muon = torch.arange(len(read)) >= n
+    p, sigma = own.unlikeliness(Nights(torch.from_numpy(read), torch.zeros(len(read), 5).double(), muon))
+    least = np.ones(n)
+    np.minimum.at(least, np.concatenate((np.arange(n), struck)), p.numpy())
+    for a in (0.317, 0.0455, 0.0027):
+        share, error = np.mean(least <= a), math.sqrt(a / n)
+        assert share <= a + 4.0 * error
+        assert share >= (a if rate == 0.0 else 0.45 * a) - 4.0 * error  # nor is much given away
+    clear = p.numpy() < 0.99
+    assert np.allclose(2.0 * scipy.special.ndtr(-sigma.numpy()[clear]), p.numpy()[clear], rtol=1e-9)
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_the_probability_of_one_reading_is_the_share_of_nights_that_have_it(muon):
+    own, n, radius = dataclasses.replace(prior(), rate=0.7), 200_000, 3.5
     z = torch.zeros(1, 4 + BANDS + 2, dtype=torch.float64)
     z[0, 0] = radius
-    p, sigma = own.unlikeliness(Nights(z, torch.zeros(1, 5, dtype=torch.float64), torch.tensor([muon])))
-    conditions_drawn = np.concatenate(
-        [
-            rng.standard_normal((n, 3 + BANDS)),
-            scipy.special.ndtri(rng.uniform(size=(n, 1))),  # the length of the drift is uniform
-        ],
-        axis=1,
-    )
-    far = (conditions_drawn**2).sum(axis=1)
-    if muon:
-        area = SIZE**2 * 1e-6  # cm^2
-        struck = rng.poisson(0.017 * area * 30.0 * float(LSST.visits.sum()), n) > 0
-        # the charge per length: Moyal's variate -ln(z^2), ranked among many of its kind; cos^3: cos^4 is uniform
-        moyal = -np.log(rng.standard_normal(n) ** 2)
-        rank = (np.argsort(np.argsort(moyal)) + 0.5) / n
-        slant = 1.0 - np.sqrt(1.0 - np.sqrt(rng.uniform(size=n)) ** 2) ** 2
-        far = far + scipy.special.ndtri(rank) ** 2 + scipy.special.ndtri(slant) ** 2
-        far = np.where(struck, far, 0.0)
-    share = np.mean(far >= radius**2)
-    assert float(p) == pytest.approx(share, abs=5 * math.sqrt(share / n))
-    assert 2.0 * scipy.special.ndtr(-float(sigma)) == pytest.approx(float(p), rel=1e-9)
+    p, _ = own.unlikeliness(Nights(z, torch.zeros(1, 5, dtype=torch.float64), torch.tensor([muon])))
+    rng = np.random.default_rng(0)
+    far = (rng.standard_normal((n, 4 + BANDS + 2 * muon)) ** 2).sum(axis=1) >= radius**2
+    if muon:  # as many of these as muons are expected, each in a night of its own: no night without one
+        nights = rng.integers(n, size=rng.poisson(0.7 * n))
+        far = np.bincount(nights, weights=far[rng.integers(n, size=len(nights))], minlength=n) > 0
+    assert p_of_one_reading(float(p)) == pytest.approx(far.mean(), abs=5.0 * math.sqrt(far.mean() / n))
 
 
-def test_one_number_alone_would_have_its_own_sigma_and_the_typical_night_has_none():
-    own = prior()
+def test_a_muon_is_expected_so_often_as_its_flux_and_the_visits_say():
+    expected = 0.017 * SIZE**2 * 1e-6 * 30.0 * float(LSST.visits.sum())
+    assert prior().rate == pytest.approx(expected)
+    assert prior(surviving=0.0).rate == 0.0
+
+
+def test_the_typical_night_is_not_unlikely_at_all():
     nothing = Nights(torch.zeros(1, 9, dtype=torch.float64), torch.zeros(1, 5).double(), torch.tensor([False]))
-    assert [float(value) for value in own.unlikeliness(nothing)] == [1.0, 0.0]
-    p = torch.special.gammaincc(torch.tensor(0.5).double(), torch.tensor(2.5**2 / 2.0).double())
-    assert float(-torch.special.ndtri(p / 2.0)) == pytest.approx(2.5)  # the rule of sigma, with d = 1
+    for surviving in (0.0, 1.0):
+        assert [float(value) for value in prior(surviving=surviving).unlikeliness(nothing)] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("unlikely", [0.5, 1.0, 2.0, 3.0, 5.0])
@@ -146,10 +163,18 @@ def test_every_candidate_is_allowed_and_the_farthest_reach_the_limit(unlikely):
     edge = sigma[:2000][nights.z[:2000, 0].abs() < 3.0]
     assert float(edge.min()) == pytest.approx(unlikely, abs=1e-6)
     chance = 1.0 - math.exp(-0.017 * SIZE**2 * 1e-6 * 30.0 * float(LSST.visits.sum()))
-    allowed = 2.0 * scipy.special.ndtr(-unlikely) < chance
+    allowed = p_of_one_reading(2.0 * scipy.special.ndtr(-unlikely)) < chance
     assert bool(nights.muon.any()) == allowed
     if allowed:
         assert float(nights.muon.double().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_at_strength_zero_there_is_no_muon_however_many_are_expected():
+    own = Prior.of(galaxies(1), 0.0, 1.0, 3000.0, 10.0)
+    assert own.rate > 1.0
+    nights = own.expressed(torch.ones(1, own.genes))
+    assert not bool(nights.muon)
+    assert float(nights.z.abs().max()) == 0.0
 
 
 def test_no_muon_survives_where_rejection_works():
@@ -240,7 +265,7 @@ def test_the_likeliest_night_that_dims_a_galaxy_is_found(options, tolerance):
     result = run(sky, fainter(limit), 3.0, **options)
     assert bool(result.success.all())
     assert result.details["cosmic_band"].tolist() == [-1.0] * 6
-    found = np.sqrt(scipy.special.chdtri(7, result.details["probability"].numpy()))
+    found = np.sqrt(scipy.special.chdtri(7, p_of_one_reading(result.details["probability"].numpy())))
     best = math.sqrt(cheapest(sky, 0, limit))
     assert (found > best * 0.99).all()
     assert (found < best * (1.0 + tolerance)).all()
@@ -271,7 +296,8 @@ def test_a_night_that_is_too_unlikely_is_not_found():
     sky = bright(3)
     total = float(sky.flux[0].sum(dtype=torch.float64))
     best = cheapest(sky, 0, 0.9 * total)
-    sigma = float(-scipy.special.ndtri(scipy.special.gammaincc(3.5, best / 2.0) / 2.0))
+    q = scipy.special.gammaincc(3.5, best / 2.0)
+    sigma = float(-scipy.special.ndtri(q * (2.0 - q) / 2.0))
     assert 1.0 < sigma < 3.0
     options = {"pop": 24, "generations": 20}
     assert not bool(run(sky, fainter(0.9 * total), sigma - 0.2, **options).success.any())
@@ -290,7 +316,7 @@ def test_a_victim_of_one_bright_pixel_meets_a_muon():
     d = result.details
     assert bool((d["cosmic_band"] >= 0).all())
     chance = 1.0 - math.exp(-0.017 * SIZE**2 * 1e-6 * 30.0 * float(LSST.visits.sum()))
-    assert float(d["probability"].max()) <= chance
+    assert float(p_of_one_reading(d["probability"]).max()) <= chance
     assert float(d["charge_electrons"].min()) > 4000.0
     assert not bool(run(sky, victim, 3.0, surviving_fraction=0.0).success.any())
     for image in range(4):

@@ -114,6 +114,13 @@ def _entry(library: str, row: Foreign, run: Run) -> Perturbation:
         return attack(library, row, run, x, labels, victim, strength, draws, options)
 
     limit = "takes the strength as its limit" if row.bounded else "result counts where it is within the strength"
+
+    def finite(options: dict[str, Any]) -> dict[str, Any]:
+        for key, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{library}:{row.name} option {key} = {value}", "a finite number", "give a number")
+        return options
+
     function.__doc__ = f"{row.of or row.name} of {library}: {row.what} ({limit})."
     function.__annotations__ = types
     ladder, source = LADDERS["pixels" if row.norm == "L0" and row.bounded else row.norm]
@@ -133,6 +140,7 @@ def _entry(library: str, row: Foreign, run: Run) -> Perturbation:
         options=MappingProxyType(options),
         function=function,
         replay="galaxy" if row.alone else "batch",
+        settle=finite,
     )
 
 
@@ -176,6 +184,7 @@ def attack(
     not numbers is left as it is; so is one whose change is not within the strength, if the library only makes changes
     small. Queries: 1 for the clean image; where it is attacked, every logits and every gradient that the library asked
     for, 1 each, and 1 for the verdict. A library that goes on with fewer images is counted for the nearest of them.
+    Details: failed (N,) bool, the library returned values that are not numbers: of robustness that says nothing.
 
     Raises
     ------
@@ -196,7 +205,8 @@ def attack(
     target = options.get("target")
     images, success = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    result = AttackResult(images, success, queries)
+    failed = torch.zeros_like(success)
+    result = AttackResult(images, success, queries, {"failed": failed})
     if strength == 0:
         return result
     attacked = goal.worth_attacking(x, labels, victim, target)
@@ -223,7 +233,10 @@ def attack(
                 ) from problem
         queries[part] += model.passes
 
-    changed = _in_box(name, clean, _numbers(name, clean, torch.cat(found)))
+    returned = _shaped(name, clean, torch.cat(found))
+    usable = torch.isfinite(returned).flatten(1).all(dim=1)
+    failed[attacked] = ~usable
+    changed = _in_box(name, clean, torch.where(usable[:, None, None, None], returned.to(clean), clean))
     if row.bounded:
         changed = _within(name, clean, changed, row.norm, strength)
     logits = victim.logits(changed)
@@ -355,11 +368,10 @@ def _quietly() -> Iterator[None]:
 # ---------------------------------------------------------------------- what came back
 
 
-def _numbers(name: str, clean: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def _shaped(name: str, clean: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     if images.shape != clean.shape:
         raise BrokenPromise(f"{name} returned {tuple(images.shape)} for {tuple(clean.shape)}")
-    whole = torch.isfinite(images).flatten(1).all(dim=1)
-    return torch.where(whole[:, None, None, None], images.to(clean), clean)
+    return images
 
 
 def _in_box(name: str, clean: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,8 @@ def fewpixel(
     draws : this batch's random numbers, keyed by galaxy: a search is the same alone and in any batch.
     search : "random" or "de".
     queries : forward passes per image at most, the clean image's included; "de" spends the whole generations in it.
-    pop : for "de", candidates in a generation, at least 4.
+    pop : for "de", candidates in a generation, at least 4; fewer if not even one generation fits in the queries of a
+        victim that screens.
     target : the class to reach; None for any wrong one.
     space : "input", every value that the network accepts; "flux", the values that a detector can give.
     sigmas : in flux space, how far a pixel can fall below the sky [standard deviations of blank sky].
@@ -89,11 +90,12 @@ def fewpixel(
     InputError : a number of pixels that is not whole or more than half of the image, an option out of range, or flux
         space for images whose exposure or full well is not known.
     """
-    count, size = int(pixels), x.shape[-2] * x.shape[-1]
-    if count != pixels or not 0 <= 2 * count <= size:
+    size = x.shape[-2] * x.shape[-1]
+    if not 0 <= 2 * pixels <= size or pixels != int(pixels):
         raise InputError(
             f"fewpixel: {pixels:g} pixels", f"a whole number from 0 to {size // 2}", "give a number of pixels"
         )
+    count = int(pixels)
     result = changed_pixels.untouched(x, count)
     if count == 0:
         return result
@@ -104,10 +106,13 @@ def fewpixel(
         return result
     draws = draws.take(attacked)
     if search == "de":
-        generation = pop + (changed_pixels.CONFIRMED if goal.screens(victim) else 0)
+        generation = pop
+        if goal.screens(victim):  # fewer candidates where those to be confirmed leave no room
+            pop = min(pop, max(queries - 1 - changed_pixels.CONFIRMED, (queries - 1) // 2))
+            generation = pop + min(changed_pixels.CONFIRMED, pop)
         found, positions, values = changed_pixels.evolved(
             x, labels, victim, attacked, box, count, draws,
-            pop=pop, generations=max((queries - 1) // generation - 1, 0), extremes=True, target=target,
+            pop=pop, generations=(queries - 1) // generation - 1, extremes=True, target=target,
         )  # fmt: skip
         result.success[attacked] = found.success
         result.queries[attacked] += found.queries

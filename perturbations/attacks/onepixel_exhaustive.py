@@ -13,6 +13,7 @@ from perturbations.draws import Draws
 from perturbations.errors import InputError
 
 BOX = 10  # queries that take as long as one box of a certificate, about
+MOST_VALUES = 10**6  # at a pixel: more would take weeks a galaxy
 EARLY = 512  # candidates tried between two looks at the answer when only yes or no is asked
 
 
@@ -20,21 +21,41 @@ def _levels(grid: int | str) -> int:
     return 2 if grid == "corners" else int(grid)
 
 
+def _values(grid: int | str, bands: int) -> int:
+    """How many values of the grid a pixel can take."""
+    size = _levels(grid) ** bands
+    if size > MOST_VALUES:
+        raise InputError(
+            f"onepixel_exhaustive: grid = {grid} in {bands} bands",
+            f"at most {MOST_VALUES} values of a pixel, the levels to the power of the bands",
+            "take fewer levels",
+        )
+    return size
+
+
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    if _levels(options["grid"]) < 2:
+    grid, certificate = options["grid"], options["certificate"]
+    if isinstance(grid, str) and grid.isdecimal():  # as the command line gives it
+        grid = int(grid)
+    if grid != "corners" and (isinstance(grid, str) or grid < 2):
         raise InputError(
-            f"onepixel_exhaustive: grid = {options['grid']}", "corners, or an integer >= 2", "corners is 2 levels"
+            f"onepixel_exhaustive: grid = {grid}", "corners or an integer >= 2", "corners is 2 levels per band"
         )
-    if options["certificate"] < 0:
+    if certificate < 0:
+        raise InputError(f"onepixel_exhaustive: certificate = {certificate}", "0 or more boxes", "0 asks for no proof")
+    if certificate and (options["early_exit"] or options["target"] is not None):
+        other = "early_exit" if options["early_exit"] else f"target = {options['target']}"
         raise InputError(
-            f"onepixel_exhaustive: certificate = {options['certificate']}", "0 or more boxes", "0 asks for no proof"
+            f"onepixel_exhaustive: certificate = {certificate} with {other}",
+            "a certificate of a complete search for any wrong class",
+            "leave one of the two out",
         )
-    return options
+    return {**options, "grid": grid}
 
 
 def _most(options: Mapping[str, Any]) -> int:
     bands, height, width = options["shape"]
-    tried = height * width * _levels(options["grid"]) ** bands
+    tried = height * width * _values(options["grid"], bands)
     return 1 + options["early_exit"] + tried + height * width * options["certificate"] * BOX
 
 
@@ -56,7 +77,7 @@ def onepixel_exhaustive(
     pixels: float,
     draws: Draws,
     *,
-    grid: int | Literal["corners"] = "corners",
+    grid: int | str = "corners",
     space: Literal["input", "flux"] = "input",
     sigmas: float = 5.0,
     target: int | None = None,
@@ -78,7 +99,8 @@ def onepixel_exhaustive(
     labels : (N,) int64, the true classes.
     pixels : 1, or 0 for the clean images.
     draws : not used; nothing here is random.
-    grid : "corners", each band at an end of its box, 2^C values; or k >= 2, k even levels per band, k^C values.
+    grid : "corners", each band at an end of its box, 2^C values; or k >= 2, k even levels per band, k^C values, at most
+        a million.
     space : "input", every value that the network accepts; "flux", the values that a detector can give.
     sigmas : in flux space, how far a pixel can fall below the sky [standard deviations of blank sky].
     target : the class to reach; None for any wrong one.
@@ -88,7 +110,7 @@ def onepixel_exhaustive(
     certificate : ask a victim that can (`certify`) to prove of the pixels that no level breaks that no value of the
         box does, halving the box of a pixel into so many parts at most; 0 does not ask. On ConvNet 64 takes up to two
         minutes a galaxy and proves it for galaxies of large margin, 4096 for nearly all. Not with a target or an
-        early exit.
+        early exit: these are refused.
 
     Returns
     -------
@@ -96,6 +118,8 @@ def onepixel_exhaustive(
     search. Details: rows, columns (N, 1) int64 and values (N, 1, C) float32 of the pixel written; fatal_pixels (N,)
     int64, -1 where not attacked or not counted; smallest_margin (N,) float32, of the candidates tried, NaN where not
     attacked; map (N, H, W) float32, NaN where not tried; certified (N, H, W) bool, False where not known.
+        A candidate whose logits are not all finite has no class: its margin is the lowest finite number (with a target,
+        the largest).
 
     Raises
     ------
@@ -116,9 +140,8 @@ def onepixel_exhaustive(
     if pixels == 0:
         return result
     box = goal.allowed(victim, x, space, sigmas)
-    levels = _levels(grid)
-    size = levels**bands
-    certify = getattr(victim, "certify", None) if certificate and target is None and not early_exit else None
+    levels, size = _levels(grid), _values(grid, bands)
+    certify = getattr(victim, "certify", None) if certificate else None
     place = levels ** torch.arange(bands, device=x.device)
     attacked = goal.worth_attacking(x, labels, victim, target)
     result.queries.add_(1)

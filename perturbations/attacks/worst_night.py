@@ -60,17 +60,19 @@ def worst_night(
 
     A night is what `night` draws: its badness, and deviations of seeing, sky brightness, drift (length) and zero-point
     (each band), all as standard normal numbers z; and, if the search wants one, a muon with a charge and a slant, both
-    as normal numbers of their distributions. Other muons count as rejected. How unlikely it is: the chance p that the
-    d numbers of a night lie at least as far from zero, p = P(chi^2_d >= sum z^2), times, with a muon, the chance that
-    any hits the stamp. Sigma is that of a normal number with p on both sides: p = 2 Phi(-sigma). One number alone has
-    sigma = |z|; 0 is the typical night. The direction of the drift, and band, place and azimuth of the muon, are
-    chosen freely: no place is less likely than another. So p is not the chance that the galaxy is misclassified.
+    as normal numbers of their distributions. Other muons count as rejected. How unlikely it is: the chance q that the d
+    numbers of a night lie at least as far from zero, q = P(chi^2_d >= sum z^2); with a muon, that those of any muon do,
+    at most q = 1 - exp(-m P(chi^2_(d+2) >= sum z^2)), where m muons are expected on the stamp. Where m > 0 a night
+    can be read in both ways, so p = 1 - (1 - q)^2; else p = q. No more than a share p of all nights can be read as one
+    so unlikely. Sigma is that of a normal number with p on both sides: p = 2 Phi(-sigma), 0 for the typical night. The
+    direction of the drift, and band, place and azimuth of the muon, are chosen freely: no place is less likely than
+    another. So p is not the chance that the galaxy is misclassified.
 
     In three bands these are seven numbers, and half of all nights have a sum of squares above 6.3. At 1, 2 and 3 sigma
-    it may reach 8, 14 and 22 (with a muon at most 10, 17 and 25), and one number alone may take all of it. At 3 sigma,
-    with -3 <= badness <= 3, the PSF is at most 3.5 times as wide (and never narrower), the sky 5 mag brighter, a
-    zero-point off by 0.32 mag and the drift 0.8". The noise is that of a fresh exposure, of the same random numbers in
-    every night of a galaxy.
+    it may reach 10, 16 and 24, and one number alone may take all of it; with a muon, where one is expected, 12, 19 and
+    27, and more where more are. Without a muon at 3 sigma, with -3 <= badness <= 3, the PSF is at most 3.4 times as
+    wide (and never narrower), the sky 5 mag brighter, a zero-point off by 0.31 mag and the drift 0.8". The noise is
+    that of a fresh exposure, of the same random numbers in every night of a galaxy.
 
     Differential evolution makes the class flip, then the flipping night likelier; five rounds of shrinking one number,
     or all, or leaving the muon out, follow. A flip must win by 1e-4 in the logits. Images that are wrong already, or of
@@ -185,7 +187,7 @@ class Prior:
     ----------
     bands, height, width : of its image.
     hits : (C,) float64, expected number of muons on the stamp, in all visits.
-    chance : that there is at least one.
+    rate : their sum; 0 where none survives.
     plain, struck : largest sqrt(sum z^2) allowed without and with a muon; NaN where even the likeliest muon is too
         unlikely.
     pixel_um : size of a pixel.
@@ -195,7 +197,7 @@ class Prior:
     height: int
     width: int
     hits: torch.Tensor
-    chance: float
+    rate: float
     plain: float
     struck: float
     pixel_um: float
@@ -208,12 +210,15 @@ class Prior:
         _, bands, height, width = sky.flux.shape
         seconds = visit_seconds * (sky.exposure.fraction * sky.exposure.visits).reshape(bands)
         hits = conditions.MUONS * height * width * (pixel_um * 1e-4) ** 2 * seconds
-        chance = -math.expm1(-float(hits.sum())) if surviving_fraction > 0.0 else 0.0
+        rate = float(hits.sum()) if surviving_fraction > 0.0 else 0.0
         tail = 2.0 * float(scipy.special.ndtr(-unlikely))
+        if rate > 0.0:
+            tail /= 1.0 + math.sqrt(1.0 - tail)  # q of p, without cancellation
         return cls(
-            bands, height, width, hits.to(sky.flux.device), chance,
+            bands, height, width, hits.to(sky.flux.device), rate,
             plain=_radius(NUMBERS + bands, tail),
-            struck=_radius(NUMBERS + bands + OF_MUON, tail / chance) if tail < chance else math.nan,
+            struck=_radius(NUMBERS + bands + OF_MUON, -math.log1p(-tail) / rate)
+            if tail < -math.expm1(-rate) else math.nan,
             pixel_um=pixel_um,
         )  # fmt: skip
 
@@ -233,10 +238,16 @@ class Prior:
         return Nights(z, genes[:, -PLACES - 2 : -2].double(), muon)
 
     def unlikeliness(self, nights: Nights) -> tuple[torch.Tensor, torch.Tensor]:
-        """The chance p (P,) of a night at least as unlikely, and the same as sigma (P,), both float64."""
+        """The chance p (P,) of a night at least as unlikely, and the same as sigma (P,), both float64.
+
+        No more than p: of nights with the same conditions z, the share with a muon so far out is concave in its
+        expected number, so its mean is at most that of the mean number (Jensen). And both readings become likelier
+        farther out in z, so a night that has neither is at least as likely as if they were independent (Chebyshev).
+        """
         freedom = NUMBERS + self.bands + OF_MUON * nights.muon.double()
-        p = torch.special.gammaincc(freedom / 2.0, nights.z.square().sum(dim=1) / 2.0)
-        p = torch.where(nights.muon, p * self.chance, p)
+        q = torch.special.gammaincc(freedom / 2.0, nights.z.square().sum(dim=1) / 2.0)
+        q = torch.where(nights.muon, -torch.expm1(-self.rate * q), q)
+        p = q * (2.0 - q) if self.rate > 0.0 else q
         return p, -torch.special.ndtri(p / 2.0)
 
     def conditions(self, nights: Nights) -> conditions.Conditions:

@@ -305,6 +305,7 @@ class _Run:
     def finish(self, seconds: float) -> None:
         """run.json again, with the time it took (of this call; a resumed run adds up)."""
         self._begin()
+        self.flags += self._failures()
         before = self.record.run.get("timing") or {}
         self._write_run({"seconds": round(seconds + before.get("seconds", 0.0), 2)})
 
@@ -457,6 +458,11 @@ class _Run:
                     "nothing to mend: the numbers are the same, only slower",
                 )
             )
+        refuses = self.subject.bounds(x).refuses if any(s.options.get("certificate") for s in self.plan.steps) else None
+        if refuses is not None:
+            flags.append(
+                Flag("no_certificate", f"nothing can be proved of this network: {refuses}", "leave certificate out")
+            )
         if self.model.trained_on is not None:
             overlap = int(torch.isin(id_hashes(self.galaxies.ids), self.model.trained_on).sum())
             if overlap:
@@ -468,6 +474,18 @@ class _Run:
                     )
                 )
         return flags
+
+    def _failures(self) -> list[Flag]:
+        """Images that a library's attack could do nothing with: they count as not flipped, which is no robustness."""
+        found = []
+        for unit in self.record.units():
+            rows = self.record.unit(unit.perturbation, unit.strength)
+            failed = int(np.count_nonzero(rows["failed"])) if "failed" in rows else 0  # pyright: ignore
+            if failed:
+                which = f"{unit.perturbation} at {unit.strength:g}"
+                text = f"{which} returned no numbers for {failed} of {len(rows)} galaxies, which count as not flipped"
+                found.append(Flag("attack_failed", text, "take another attack, or other options"))
+        return found
 
     def _identity_flag(self, x: torch.Tensor, clean: Outputs) -> Flag | None:
         """Identity strength and zero budget must give exactly the clean predictions."""

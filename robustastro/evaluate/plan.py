@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from perturbations.core import get
@@ -16,7 +17,9 @@ from robustastro.models.bundles import Model, arch_identity
 from robustastro.models.sparse.inference import Decision
 from robustastro.models.subject import CHUNK, Subject
 
-SHARD = 250  # galaxies per file of a unit
+SHARD = 250  # galaxies per file of a unit; fewer of a long search, so that little is lost where it is interrupted:
+QUERIES = {False: 2_000_000, True: 100_000}  # per file, of light networks and of heavy ones, which are screened
+TRIED = 64  # galaxies among which those are that windows are tried on
 
 
 class Step(BaseModel):
@@ -91,10 +94,11 @@ class Plan(BaseModel):
                 raise InputError(
                     f"{step.name} twice in one plan", "each perturbation and strength once", "make a run for each"
                 )
-        pixels = None
+        pixels, shard = None, SHARD
         if len(galaxies) and any(get(step.name).norm == "L0" for step in steps):
-            x = model.contract.to_input(galaxies.batch(slice(0, 1)), galaxies.bands)
+            x = model.contract.to_input(galaxies.batch(slice(0, TRIED)), galaxies.bands)
             pixels = Subject(model.network, model.contract, model.latent).decision(x)
+            shard = min(_shard(step, x, pixels.screening) for step in steps)
         return cls(
             model=model.sha256,
             arch=arch_identity(model.arch),
@@ -104,6 +108,7 @@ class Plan(BaseModel):
             seed=seed,
             limit=limit,
             latent=model.latent,
+            shard=shard,
             pixels=pixels,
             fitted_on=None if fitting is None else Fitted(data=fitting.digest(), n=len(fitting)),
         )
@@ -145,6 +150,14 @@ def step(
     strengths = strengths if strength is None else (float(strength),)
     given = dict(options) if isinstance(options, Mapping) else dict(_pair(text) for text in options)
     return Step(name=name, version=entry.version, strengths=strengths, options=entry.resolve(given))
+
+
+def _shard(step: Step, x: torch.Tensor, heavy: bool) -> int:
+    """Galaxies per file of a step on images like x (N, C, H, W)."""
+    most = get(step.name).most_queries
+    if most is None:
+        return SHARD
+    return max(1, min(SHARD, QUERIES[heavy] // most({**step.options, "shape": x.shape[1:]})))
 
 
 def _pair(text: str) -> tuple[str, str]:

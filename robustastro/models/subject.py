@@ -98,7 +98,7 @@ class Subject:
     def decision(self, x: torch.Tensor) -> Decision:
         """How this network is asked about changed pixels of images like x (N, C, H, W)."""
         if self._decision is None:
-            self._decision = decide(self.network, self.contract, x[:1].to(self.device))
+            self._decision = decide(self.network, self.contract, x.to(self.device))
         return self._decision
 
     def pixel_inference(self, dtype: torch.dtype = torch.float32) -> PixelInference:
@@ -133,6 +133,8 @@ class Subject:
 
     def _capture(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
         self._captured = (*inputs, *named.values())[0]
+
+    _capture.only_looks = True  # type: ignore[attr-defined]
 
     def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self._captured = None
@@ -227,8 +229,10 @@ class SubjectVictim:
             return torch.zeros_like(which, dtype=torch.bool)
         # the contract's operations on a value never fall, also rounded: the ends of the box stay its ends
         low, high = (contract.to_network(edge)[which, :, positions[:, 0], positions[:, 1]] for edge in (low, high))
-        with exact(self._x.device):
-            return bounds.certified(contract.to_network(self._x), which, positions, low, high, boxes)
+        with torch.inference_mode(), exact(self._x.device):
+            logits = torch.cat([run_network(self._subject.network, contract, x) for x in self._x.split(1)])
+            given = contract.to_network(self._x)
+            return bounds.certified(given, which, positions, low, high, boxes, logits)
 
     def _on_windows(self, dtype: torch.dtype) -> BoundInference:
         if dtype not in self._bound:

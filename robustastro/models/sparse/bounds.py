@@ -94,8 +94,11 @@ class Bounds:
         low: torch.Tensor,
         high: torch.Tensor,
         boxes: int = BOXES,
+        logits: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(M,) bool: True where every float32 evaluation gives the clean class for every value of the box.
+
+        False on any device but a CPU: convolutions there may round otherwise (Winograd).
 
         Parameters
         ----------
@@ -104,15 +107,17 @@ class Bounds:
         low, high : (M, C), the values allowed there, as the network takes them.
         boxes : how many parts of the box may be tried for a pixel. A pixel is given up at once where, by the square of
             their width, the bounds would need more.
+        logits : (N, K) float32, what the network itself gives for x. Nothing is proved of an image for which the
+            program, with its rounding, cannot give them: it is not a program of this network.
         """
         proved = torch.zeros_like(which, dtype=torch.bool)
-        if self.refuses is not None:
+        if self.refuses is not None or x.device.type != "cpu":
             return proved
         with torch.inference_mode():
             for image in which.unique().tolist():
                 rows = (which == image).nonzero()[:, 0]
                 clean = self._clean(x[image])
-                if clean.sure:
+                if clean.sure and (logits is None or self._gives(clean, logits[image].double())):
                     proved[rows] = self._proved(clean, positions[rows], low[rows].double(), high[rows].double(), boxes)
         return proved
 
@@ -139,7 +144,7 @@ class Bounds:
             left -= torch.bincount(owner, minlength=len(left))
             failed = ~(lowest > 0.0)
             if first:
-                hopeful &= ((margin - lowest) / margin) ** exponent <= boxes
+                hopeful &= ((margin - lowest) / margin).clamp(min=0.0) ** exponent <= boxes
                 first = False
             hopeful &= 2 * torch.bincount(owner[failed], minlength=len(left)) <= left
             again = failed & hopeful[owner]
@@ -185,6 +190,11 @@ class Bounds:
         margins = self._layers[last.name].margins(label)
         result = margins(found[last.inputs[0]].form)
         return _Clean(found, label, margins, result, bool((forms.ends(result)[0] > 0.0).all()))
+
+    def _gives(self, clean: _Clean, logits: torch.Tensor) -> bool:
+        """Whether a float32 evaluation can give these logits (K,) for the clean image."""
+        low, high = (end.flatten() for end in forms.ends(clean.found[self._ops[-1].name].form))
+        return int(logits.argmax()) == clean.label and bool(((low <= logits) & (logits <= high)).all())
 
     # ------------------------------------------------------------------ operations
 
@@ -357,7 +367,7 @@ class Bounds:
             self._layers[op.name] = Convolution.of(op.facts)
         elif op.kind == "affine":
             before = self._layers.get(op.inputs[0])
-            count = before.count if isinstance(before, Convolution) else 0
+            count = before.count if isinstance(before, (Convolution, Scaling)) else 0
             self._layers[op.name] = Scaling.of(op.facts["norm"], count)
         elif op.kind == "linear":
             self._layers[op.name] = Linear.of(op.facts)

@@ -142,7 +142,7 @@ class Scaling:
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d, before: int) -> Scaling:
-        """`before`: how often a term is rounded in the convolution that it may be folded into."""
+        """`before`: how often a term is rounded in the convolution or batch norm that it may be folded into."""
         assert norm.running_mean is not None
         assert norm.running_var is not None
         mean = norm.running_mean.double()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
@@ -13,13 +11,13 @@ from torch import nn
 
 from robustastro.contract import InputContract
 from robustastro.models.precision import exact
-from robustastro.models.sparse.program import Program, read
+from robustastro.models.sparse.program import Program, read, unhooked
 from robustastro.models.sparse.windows import Windows
 
 TOGETHER = {"cpu": 200, "cuda": 8192}  # candidates per pass: on a CPU what fits its cache, all of one image
 REMEMBERED = 2**30  # bytes of clean activations kept, of the images used last
 HEAVY = 2e7  # multiplications per candidate above which a search screens in bfloat16
-TOLERANCE = 1e-4  # of the largest logit: rounding is near 1e-7, a network read wrongly is far beyond
+TOLERANCE = 1e-5  # of the largest logit: the rounding of hundreds of random networks is below 3e-6
 
 Mode = Literal["windows", "dense"]
 
@@ -41,16 +39,16 @@ class Decision:
 
 
 def decide(network: nn.Module, contract: InputContract, x: torch.Tensor) -> Decision:
-    """The decision for a network in eval mode and images like x (1, C, H, W), in input space and on its device.
+    """The decision for a network in eval mode and images like x (N, C, H, W), in input space and on its device.
 
-    From the architecture: no clock is read. The windows are tried on a few pixels of x, because a forward() that tests
-    its numbers can mislead torch.fx: if they differ from the dense pass by more than rounding, it is dense.
+    From the architecture: no clock is read. The windows are tried on pixels of the first, the brightest and the
+    faintest of these images, because a forward() that works in place, or tests its numbers, can mislead torch.fx: if
+    they differ from the dense pass by more than rounding, it is dense.
     """
     if contract.channels == "last":
         return Decision("dense", reason="the network takes its channels last")
     with torch.inference_mode(), exact(x.device):
-        given = contract.to_network(x)
-        program = read(network, given)
+        program = read(network, contract.to_network(x[:1]))
         if program is None:
             return Decision("dense", reason="torch.fx cannot follow the network's forward pass")
         windows = Windows(program)
@@ -58,9 +56,14 @@ def decide(network: nn.Module, contract: InputContract, x: torch.Tensor) -> Deci
         if not len(windows.reach) > 1 or work > 0.9 * whole:
             where = f"; {program.unsupported[0]} is not known" if program.unsupported else ""
             return Decision("dense", reason=f"one pixel reaches nearly all of the network{where}")
-        gap = _gap(network, contract, windows, x)
-    if not gap <= TOLERANCE:
-        return Decision("dense", reason=f"windows and whole images give logits that differ by {gap:.2g} of the largest")
+        level = x.flatten(1).mean(dim=1)
+        tried = x[torch.stack([torch.zeros_like(level.argmax()), level.argmax(), level.argmin()]).unique()]
+        try:
+            same = _agrees(network, contract, windows, tried)
+        except Exception as problem:  # an operation that fails on windows
+            return Decision("dense", reason=f"windows fail on it ({type(problem).__name__})")
+    if not same:
+        return Decision("dense", reason="windows and whole images give different logits")
     reason = f"whole maps from {program.unsupported[0]} on, which is not known" if program.unsupported else ""
     return Decision("windows", work > HEAVY, reason)
 
@@ -92,7 +95,11 @@ class PixelInference:
     """
 
     def __init__(self, network: nn.Module, contract: InputContract, dtype: torch.dtype = torch.float32) -> None:
-        self._network = network if dtype == torch.float32 else copy.deepcopy(network).to(dtype)
+        self._network = network
+        if dtype != torch.float32:
+            own = unhooked(network)
+            assert own is not None  # `decide` has read it
+            self._network = own.to(dtype)
         self.contract, self._dtype = contract, dtype
         self._programs: dict[tuple[int, ...], Program] = {}
         self._windows: dict[tuple[int, ...], Windows] = {}
@@ -169,19 +176,29 @@ def _bytes(clean: dict[str, torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in clean.values())
 
 
-def _gap(network: nn.Module, contract: InputContract, windows: Windows, x: torch.Tensor) -> float:
-    """Largest difference between windows and the dense pass at nine places of the image, over the largest logit."""
-    _, _, height, width = x.shape
-    rows, columns = (torch.tensor([0, side // 2, side - 1], device=x.device) for side in (height, width))
-    positions = torch.cartesian_prod(rows, columns)
-    values = torch.linspace(0.0, 1.0, 9, device=x.device)[:, None].expand(-1, x.shape[1])
-    changed = x.expand(9, -1, -1, -1).clone()
-    changed[torch.arange(9, device=x.device), :, positions[:, 0], positions[:, 1]] = values
-    dense = network(contract.to_network(changed).clone(memory_format=torch.channels_last))
-    dense = dense[-1] if isinstance(dense, (tuple, list)) else dense
-    given = contract.to_network(values[:, :, None, None])[:, None, :, 0, 0]
-    which = torch.zeros(9, dtype=torch.int64, device=x.device)
-    sparse = windows.logits(windows.clean(contract.to_network(x)), which, positions[:, None], given)
-    if sparse.shape != dense.shape:
-        return math.inf
-    return float((sparse - dense).abs().max() / dense.abs().max().clamp_min(1e-30))
+def _agrees(network: nn.Module, contract: InputContract, windows: Windows, x: torch.Tensor) -> bool:
+    """Whether windows give the logits of the dense pass for some pixels of the images: corners, middle, others.
+
+    Half of the values are at the ends of [0, 1] in each band, so that nothing is left out that only colours reach.
+    """
+    _, bands, height, width = x.shape
+    g = torch.Generator().manual_seed(0)
+    fixed = torch.cartesian_prod(*(torch.tensor([0, side // 2, side - 1]) for side in (height, width)))
+    others = torch.stack([torch.randint(side, (23,), generator=g) for side in (height, width)], dim=1)
+    positions = torch.cat([fixed, others]).to(x.device)
+    values = torch.rand(len(positions), bands, generator=g)
+    values[::2] = values[::2].round()
+    values = values.to(x.device)
+    for image in x.split(1):
+        changed = image.expand(len(positions), -1, -1, -1).clone()
+        changed[torch.arange(len(positions), device=x.device), :, positions[:, 0], positions[:, 1]] = values
+        dense = network(contract.to_network(changed).clone(memory_format=torch.channels_last))
+        dense = dense[-1] if isinstance(dense, (tuple, list)) else dense
+        given = contract.to_network(values[:, :, None, None])[:, None, :, 0, 0]
+        which = torch.zeros(len(positions), dtype=torch.int64, device=x.device)
+        sparse = windows.logits(windows.clean(contract.to_network(image)), which, positions[:, None], given)
+        if sparse.shape != dense.shape or not float((sparse - dense).abs().max()) <= TOLERANCE * float(
+            dense.abs().max()
+        ):
+            return False
+    return True

@@ -5,6 +5,9 @@ What is not recognised becomes an operation of kind "other", which runs on whole
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +37,7 @@ SAME_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3
 SAME_METHODS = {"contiguous", "clone", "detach"}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
 ARITHMETIC = ADDITIONS | {operator.mul, operator.sub, operator.truediv, operator.neg, torch.mul, torch.sub, torch.div}
+WRITING = {operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +83,21 @@ def read(network: nn.Module, example: torch.Tensor, folded: bool = True) -> Prog
 
     Parameters
     ----------
-    network : its output is (N, K), or a tuple that ends with that. Not modified.
+    network : its output is (N, K), or a tuple that ends with that. Not modified: a copy is followed.
     example : (1, C, H, W), an image as the network takes it.
     folded : otherwise every layer stays an operation of its own.
     """
+    own = unhooked(network)
+    if own is None:
+        return None
     try:
-        traced = fx.symbolic_trace(network)
+        traced = fx.symbolic_trace(own)
         shapes = _Shapes(traced)
         with torch.no_grad():
             shapes.run(example.clone())
     except Exception:  # torch.fx raises whatever the user's forward() does when it is given no tensor
+        return None
+    if any(map(_misleads, traced.graph.nodes)):
         return None
     ops, names = [], {}
     for node in traced.graph.nodes:
@@ -101,6 +110,8 @@ def read(network: nn.Module, example: torch.Tensor, folded: bool = True) -> Prog
             ops = _needed(ops, names[result])
             break
         op = _operation(node, dict(traced.named_modules()), shapes.found, names)
+        if isinstance(op, Op) and _in_place(node):
+            op = replace(op, call=_on_a_copy(op.call))
         if isinstance(op, str):
             names[node] = op
         else:
@@ -110,6 +121,71 @@ def read(network: nn.Module, example: torch.Tensor, folded: bool = True) -> Prog
         return None
     ops = _folded(ops) if folded else ops
     return Program(tuple(ops), tuple(op.name for op in ops if op.kind == "other" and not op.facts.get("plain")))
+
+
+def unhooked(network: nn.Module) -> nn.Module | None:
+    """A copy without hooks, or None where a hook may change what the network does.
+
+    A hook whose function has the attribute `only_looks` does not.
+    """
+    nobody = object()
+    owners: dict[int, Any] = {}
+    for module in network.modules():
+        hooks = list(module._forward_pre_hooks.values())
+        if module._forward_hooks or not all(getattr(hook, "only_looks", False) for hook in hooks):
+            return None
+        owners |= {id(getattr(hook, "__self__", None)): nobody for hook in hooks}  # do not copy what a hook belongs to
+    own = copy.deepcopy(network, owners)
+    for module in own.modules():
+        module._forward_pre_hooks.clear()
+    return own
+
+
+def _in_place(node: fx.Node) -> bool:
+    """Whether a node writes its result into its first input."""
+    owner = node.graph.owning_module
+    if node.op == "call_module":
+        assert owner is not None
+        return bool(getattr(owner.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        given = dict(node.kwargs)
+        with contextlib.suppress(TypeError, ValueError):  # built-in functions may have no signature
+            given |= inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments  # type: ignore[arg-type]
+        return bool(given.get("inplace")) or "out" in given or node.target in WRITING or name.endswith("_")
+    return False
+
+
+def _misleads(node: fx.Node) -> bool:
+    """Whether a node works in place on what something else may use: a program is read as if nothing did."""
+    if not _in_place(node):
+        return False
+    if not node.users or not node.args or not isinstance(node.args[0], fx.Node):
+        return True
+    before = node.args[0]
+    while True:  # back to where the memory was made
+        if len(before.users) > 1 or before.op == "get_attr":
+            return True
+        passes_on = before.op in ("call_method", "call_function") or _is_identity(before)
+        if not passes_on or not before.all_input_nodes or _makes_new(before):
+            return False
+        before = before.all_input_nodes[0]
+
+
+def _is_identity(node: fx.Node) -> bool:
+    owner = node.graph.owning_module
+    return node.op == "call_module" and isinstance(owner.get_submodule(str(node.target)), SAME_MODULES)  # type: ignore[union-attr]
+
+
+def _makes_new(node: fx.Node) -> bool:
+    """Whether a function or method surely returns memory of its own, not that of its input."""
+    return node.target in (POINTWISE_FUNCTIONS | ARITHMETIC | {torch.cat}) and not _in_place(node)
+
+
+def _on_a_copy(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda value, *rest: call(value.clone(), *rest)
 
 
 class _Shapes(fx.Interpreter):
@@ -140,10 +216,11 @@ def _operation(
     module = modules[str(node.target)] if node.op == "call_module" else None
     first = shapes.get(taken[0], ()) if taken else ()
     if module is not None:
-        if isinstance(module, SAME_MODULES):
+        if isinstance(module, SAME_MODULES) and not module.training:
             return inputs[0]
-        kind, facts = _of_module(module, first) if len(taken) == 1 else ("other", {})
-        return Op(node.name, kind, inputs, shape, module, facts)
+        alone = node.args == (*taken,) and len(taken) == 1 and not node.kwargs
+        kind, facts = _of_module(module, first) if alone else ("other", {"plain": len(first) != 3})
+        return Op(node.name, kind, inputs, shape, module if alone else _caller(node, taken, modules), facts)
     call = _caller(node, taken, modules)
     if node.op == "call_function" and node.target in (functional.dropout, functional.dropout2d):
         if not _argument(node, 2, "training", True):
@@ -270,6 +347,8 @@ def _caller(node: fx.Node, taken: Sequence[fx.Node], modules: Mapping[str, nn.Mo
         given = dict(zip(taken, values, strict=True))
         args = fx.map_arg(node.args, lambda n: given[n])
         kwargs = fx.map_arg(node.kwargs, lambda n: given[n])
+        if node.op == "call_module":
+            return modules[str(node.target)](*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "get_attr":

@@ -210,7 +210,7 @@ class Windows:
         before = found[op.inputs[0]] if op.inputs else None
         if op.kind == "adaptive" and self.pixels == 1 and isinstance(before, _Window):
             return self._averaged(op, before, clean, which)
-        if op.name in self._direct:
+        if op.name in self._direct and isinstance(before, _Window):
             return before if op.kind == "flatten" else self._added(op, before, clean, which)
         given = [self._whole(name, found, clean, which) for name in op.inputs]
         return given[0].flatten(1) if op.kind == "flatten" else op.call(*given)
