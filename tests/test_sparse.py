@@ -23,6 +23,13 @@ ACTIVATIONS = (
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 def seeded(network: nn.Module, seed: int = 0) -> nn.Module:
     """Random weights and batch-norm statistics, all different, in eval mode."""
     generator = torch.Generator().manual_seed(seed)
@@ -446,8 +453,9 @@ def test_a_victim_answers_on_windows_as_on_whole_images(more):
     g = torch.Generator().manual_seed(1)
     which = torch.tensor([2, 0, 1]).repeat_interleave(70)
     positions, values = torch.randint(40, (210, 1, 2), generator=g), torch.rand(210, 1, 3, generator=g)
-    found = victim.logits_at(which, positions, values)
-    assert_close(found, victim.logits(changed(x, which, positions, values)))
+    found, dense = victim.logits_at(which, positions, values), victim.logits(changed(x, which, positions, values))
+    # the logarithm of something near zero is far from its rounding
+    assert_close(*((found.exp(), dense.exp()) if more.get("output") == "probabilities" else (found, dense)))
 
 
 @pytest.mark.parametrize("each", [1, 7, 230])
