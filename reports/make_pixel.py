@@ -266,8 +266,10 @@ def _draw(
         for some in (records, proofs)
     )
     proved_mocks = {name: record for (name, space), record in proofs["mocks"].items() if space == "input"}
+    searched = {name: record for (name, space), record in mocks.items() if space == "input"}
     wanted = {
         "vulnerability": ("vulnerability", proved_mocks, None),
+        "vulnerability_search": ("vulnerability", searched, None),
         "fatal": ("fatal", mocks, [name for name, _ in mocks]),
         **{f"vulnerability_{name}": ("vulnerability", {title: proved[title]}, None)
            for name, title in REAL.items() if title in proved},

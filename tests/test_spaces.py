@@ -237,9 +237,9 @@ def test_flux_space_without_a_full_well_is_refused_before_anything_is_written(mo
 def exhaustive_record(path, fatal, options=None, shards=1, smallest=None, certified=None, success=None) -> Record:
     """A synthetic run of which galaxy k has fatal[k] fatal pixels of 16; -1 where it was not counted."""
     entry = {**ENTRIES["onepixel"], "family": "attacks", "options": {"certificate": 64} | (options or {})}
-    ENTRIES["onepixel_exhaustive"] = entry
-    record = make_record(path, {"onepixel_exhaustive": [1.0]}, n=len(fatal))
-    del ENTRIES["onepixel_exhaustive"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENTRIES, "onepixel_exhaustive", entry)
+        record = make_record(path, {"onepixel_exhaustive": [1.0]}, n=len(fatal))
     ids, fatal = np.array(record.galaxies.index), np.asarray(fatal)
     correct = np.stack(list(record.galaxies.logits)).argmax(axis=1) == record.galaxies.label.to_numpy()
     smallest = np.where(fatal > 0, -1.0, 1.0) if smallest is None else np.asarray(smallest)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustastro.metrics.intervals import NOTHING, mean, median, proportion
+from robustastro.metrics.intervals import NOTHING, Estimate, mean, median, proportion
 from robustastro.record import Record, Unit
 
 
@@ -61,7 +61,7 @@ def fatal_pixels(found: Pixels, eligible: np.ndarray) -> dict[str, Any]:
     return {
         "median": (median(fatal) if counted else NOTHING).to_dict(),
         "none": proportion(found.any[attacked] == 0).to_dict(),
-        "pixels": (mean(fatal / found.size) if counted else NOTHING).to_dict(),
+        "pixels": (_fraction(fatal / found.size) if counted else NOTHING).to_dict(),
     }
 
 
@@ -78,9 +78,9 @@ def certificate(found: Pixels, eligible: np.ndarray, options: Mapping[str, Any])
     whole, attackable = certified == found.size, fatal > 0
     return {
         "pixels": {
-            "certified": mean(certified / found.size).to_dict(),
-            "attackable": mean(fatal / found.size).to_dict(),
-            "unknown": mean(1.0 - (certified + fatal) / found.size).to_dict(),
+            "certified": _fraction(certified / found.size).to_dict(),
+            "attackable": _fraction(fatal / found.size).to_dict(),
+            "unknown": _fraction(1.0 - (certified + fatal) / found.size).to_dict(),
         },
         "galaxies": {
             "certified": proportion(whole).to_dict(),
@@ -88,3 +88,10 @@ def certificate(found: Pixels, eligible: np.ndarray, options: Mapping[str, Any])
             "unknown": proportion(~(whole | attackable)).to_dict(),
         },
     }
+
+
+def _fraction(values: np.ndarray) -> Estimate:
+    """Mean of fractions with a t interval, cut at 0 and 1, beyond which no fraction lies."""
+    found = mean(values)
+    low, high = (float(np.clip(end, 0.0, 1.0)) for end in (found.low, found.high))  # NaN stays NaN
+    return Estimate(found.value, low, high, found.n)
