@@ -209,7 +209,7 @@ def _operation(
     names: dict[fx.Node, str],
 ) -> Op | str:
     """The operation of a node; or the name of the result that it passes on unchanged."""
-    taken = [n for n in node.all_input_nodes]
+    taken = node.all_input_nodes
     inputs, shape = tuple(names[n] for n in taken), shapes.get(node, ())
     if node.op == "placeholder":
         return Op(node.name, "input", (), shape, _same)
@@ -264,7 +264,7 @@ def _operation(
 def _of_module(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
     """Kind and facts of a module on maps (C, H, W), or on vectors; "other" if it is not known."""
     if isinstance(module, POINTWISE_MODULES):
-        return "pointwise", {"function": type(module).__name__.lower(), "module": module}
+        return "pointwise", {"function": type(module).__name__.lower()}
     if isinstance(module, nn.Linear) and len(shape) == 1:
         return "linear", {"weight": module.weight, "bias": module.bias}
     if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
@@ -274,12 +274,7 @@ def _of_module(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, dict[str
     if type(module) is nn.Conv2d and module.padding_mode == "zeros":
         return "conv", _conv_facts(module)
     if type(module) is nn.BatchNorm2d and module.running_mean is not None and not module.training:
-        assert module.running_var is not None
-        scale = (module.running_var + module.eps).rsqrt()
-        scale = scale if module.weight is None else scale * module.weight
-        shift = -module.running_mean * scale
-        shift = shift if module.bias is None else shift + module.bias
-        return "affine", {"scale": scale.detach(), "shift": shift.detach(), "norm": module}
+        return "affine", {"norm": module}
     if isinstance(module, nn.MaxPool2d) and not module.ceil_mode and not module.return_indices:
         return "maxpool", _pool_facts(vars(module))
     if isinstance(module, nn.AvgPool2d) and not module.ceil_mode:
