@@ -4,13 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-perturbations bench-pixel report-pixel catalogue clean
+.PHONY: demo test gate lint bench bench-perturbations bench-pixel report-pixel catalogue clean
 
 demo: $(READY)
 	$(BIN)/robustastro demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# a small model of our own is held to rules as a user's would be, and every line of docs/ci.md is run on it
+gate: export OMP_NUM_THREADS = 1
+gate: $(READY)
+	rm -rf build/gate
+	$(BIN)/robustastro simulate -n 800 --size 40 --seed 1 --out build/gate/mock.h5
+	$(BIN)/robustastro train --source build/gate/mock.h5 --arch tiny --epochs 60 --patience 0 --batch 32 --learning-rate 0.05 \
+		--out build/gate/model.pt
+	$(BIN)/robustastro evaluate --model build/gate/model.pt --suite quick --out build/gate/run
+	$(BIN)/robustastro gate build/gate/run --rules .ci/gate.toml
+	$(BIN)/python tests/ci_recipes.py build/gate/model.pt build/gate/mock.h5 build/gate/recipes
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The command line. Heavy modules load inside the commands, so that `--help` and read-side commands answer at once.
 
-Exit status: 0 fine; 1 the verdict is no (a training collapsed); 2 the input or command was wrong; 3 a fault of ours.
+Exit status: 0 fine; 1 the verdict is no (a gate fails, a training collapsed); 2 the input or command was wrong; 3 a
+fault of ours.
 """
 
 from __future__ import annotations
@@ -214,6 +215,10 @@ def attack(
         str | None, typer.Option(help="What a pixel attack may write: input, flux (what a detector gives), or both.")
     ] = None,
     fit_data: FitData = None,
+    bisect: Annotated[
+        float | None,
+        typer.Option(help="After the ladder, find the strength that flips each galaxy this closely, in its unit."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many galaxies, chosen by key.")] = None,
     batch_size: Annotated[int, typer.Option(help="Galaxies at a time: memory and speed, never the numbers.")] = 64,
     arch: Arch = None,
@@ -244,7 +249,7 @@ def attack(
             records[name] = commands.attack(
                 [step], model, data, reading, arch=arch, contract=contract, latent=latent, limit=limit,
                 batch=batch_size, device=device, seed=seed, progress=progress, fit_data=fit_data,
-                out=out / name if out and len(steps) > 1 else out,
+                bisect=bisect, out=out / name if out and len(steps) > 1 else out,
             )  # fmt: skip
     for record in records.values():
         for path in commands.draw(record):
@@ -296,6 +301,65 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of two or more arms (method and architecture).")],
+    baseline: Annotated[str | None, typer.Option(help="Arm to compare with; default: the method none.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of the intervals and verdicts.")] = 0.95,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
+) -> None:
+    """Say which arm is more robust, on the same galaxies. Models of one method and architecture are training seeds."""
+    from robustastro.metrics.comparison import compare as compared
+    from robustastro.metrics.tables import comparison_table
+    from robustastro.record import Record
+
+    with shown() as progress:
+        result = compared([Record.open(run) for run in runs], baseline, confidence, progress=progress)
+    print(json.dumps(result, indent=1) if as_json else comparison_table(result, markdown), end="\n" if as_json else "")
+
+
+@app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    rules: Annotated[Path | None, typer.Option(help="Rules to keep (.toml); docs/gate.md explains them.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Run of an earlier model on the same galaxies, for no_worse_than_baseline.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Write the verdict as Markdown.")] = None,
+    init: Annotated[bool, typer.Option("--init", help="Print a first rules file, made from the run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a run by rules. Exit status 0: it keeps them; 1: it does not; 2: it cannot be judged."""
+    from robustastro.record import Record, refuse_place
+
+    if init == (rules is not None) or (init and (baseline or junit or summary or as_json)):
+        raise InputError(
+            f"gate {'--init with other options' if init else 'without --rules'}",
+            "gate RUN --rules FILE with its options, or gate --init RUN alone",
+            "make a first rules file with robustastro gate --init RUN",
+        )
+    for place in (junit, summary):
+        if place is not None:
+            refuse_place(place, folder=False)
+    record = Record.open(run)
+    if rules is None:
+        from robustastro.gate.first import first_rules
+
+        print(first_rules(record), end="")
+        return
+    from robustastro.gate import summary as page
+    from robustastro.gate.rules import load
+    from robustastro.gate.verdict import judge
+
+    verdict = judge(record, load(rules), None if baseline is None else Record.open(baseline))
+    print(json.dumps(verdict.to_dict(), indent=1) if as_json else page.text(verdict), end="\n" if as_json else "")
+    page.publish(verdict, junit, summary)
+    if verdict.status != "pass":
+        raise typer.Exit(1)
+
+
+@app.command()
 def figure(
     name: Annotated[str, typer.Argument(help="See robustastro list figures.")],
     runs: Annotated[list[Path], typer.Argument(help="Run directories; several are drawn together.")],
@@ -308,6 +372,41 @@ def figure(
 
     save(figures.get(name).figure([Record.open(run) for run in runs]), out)
     print(out)
+
+
+@app.command("export")
+def export_(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    format: Annotated[
+        str | None, typer.Option(help="parquet, fits, ecsv or csv; default: what --out ends in, else parquet.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: catalogue.FORMAT in the run.")] = None,
+    perturbation: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable. Default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run as a table of galaxies for TOPCAT, astropy or pandas: classes, probabilities, distances."""
+    from robustastro import export
+
+    result = export.export(run, format, out, perturbation or ())
+    print(json.dumps(result, indent=1) if as_json else export.text(result))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared, where they can be.")],
+    out: Annotated[Path, typer.Option(help="Directory for index.md, index.html, report.json and figures.")],
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Robustness report",
+    baseline: Annotated[str | None, typer.Option(help="Arm to compare with; default: the method none.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write runs as a page, in Markdown and HTML: tables, figures, comparison, flags, plan and hashes."""
+    from robustastro import report as reporting
+    from robustastro.record import Record
+
+    with shown() as progress:
+        records = [Record.open(run) for run in runs]
+        result = reporting.write(records, out, title=title, baseline=baseline, progress=progress)
+    print(json.dumps(result, indent=1) if as_json else out / "index.html")
 
 
 @app.command()

@@ -20,8 +20,10 @@ from robustastro.adapt.training import train as run_training
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.readers import read, read_again
 from robustastro.data.splits import has_split, select
+from robustastro.evaluate.bisect import edges, halvings
 from robustastro.evaluate.engine import choose, evaluate, fitting_set, unseen
-from robustastro.evaluate.plan import Plan, Step
+from robustastro.evaluate.plan import Plan, Step, check_bisect
+from robustastro.metrics import critical
 from robustastro.metrics.intervals import proportion
 from robustastro.metrics.summary import space_difference, summarise
 from robustastro.metrics.tables import estimate_text, space_text, table
@@ -176,8 +178,10 @@ def attack(
     progress: Progress,
     suite: Suite | None = None,
     fit_data: str | None = None,
+    bisect: float | None = None,
 ) -> Record:
     """Load, plan, say how long it will take, and run the steps of an attack or of a suite."""
+    check_bisect(steps, bisect)  # before anything is loaded
     model = load_model(model_path, arch, contract, latent)
     test, validation = test_data(model, data, reading, progress)
     galaxies = choose(test.with_classes(model.contract.classes), limit)
@@ -192,6 +196,7 @@ def attack(
     return run(
         steps, model, galaxies, out, called=suite.name if suite else None,
         seed=seed, limit=limit, batch=batch, device=device, validation=validation, fitting=fitting, progress=progress,
+        bisect=bisect,
     )  # fmt: skip
 
 
@@ -221,11 +226,12 @@ def run(
     batch: int = 64,
     folder: Path = Path("runs"),
     called: str | None = None,
+    bisect: float | None = None,
 ) -> Record:
     """Run steps on galaxies (after `limit`). Without `out` in FOLDER/MODEL-CALLED-PLAN: the same command resumes."""
     device = device_of(device)
     kept = KEPT_OF_MANY if len(steps) > MANY else KEPT
-    plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit, fitting=fitting)
+    plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit, fitting=fitting, bisect=bisect)
     plan = plan.model_copy(update={"kept_images": kept})
     called = called or "-".join(s.name.replace(":", "-") for s in steps)
     place = out or folder / f"{Path(model.path).stem}-{called}-{plan.digest()[:8]}"
@@ -300,8 +306,11 @@ def _say_estimate(plan: Plan, model: Model, galaxies: Galaxies, device: str) -> 
     queries, each = 1, cost[False]
     for entry, wanted in zip(entries, plan.steps, strict=True):
         most = entry.most_queries({**wanted.options, "shape": x.shape[1:]}) if entry.most_queries else 1
-        queries += len(wanted.strengths) * most
-        each += len(wanted.strengths) * most * cost[entry.norm == "L0"]
+        runs = len(wanted.strengths)
+        if plan.bisect is not None:
+            runs += int(halvings(edges(entry, wanted.strengths), plan.bisect).max())
+        queries += runs * most
+        each += runs * most * cost[entry.norm == "L0"]
     seconds = each * len(galaxies)
     if seconds < 2.0:
         return
@@ -354,6 +363,7 @@ def _result(record: Record, perturbed: Mapping[str, Any]) -> dict[str, Any]:
         "seed": about["seed"],
         "flags": about["flags"],
         "results": summarise(record),
+        "critical_strength": critical.summary(record),
     }
 
 
@@ -399,7 +409,8 @@ def attack_text(record: Record, result: Mapping[str, Any]) -> str:
     about = record.run
     data = about["data"]
     head = f"{about['model']['name']} on {data['n']} galaxies of {data['domain']}; run {record.path}"
-    return f"{head}\n{table(result['results'])}"
+    parts = [f"{head}\n{table(result['results'])}", critical.text(result["critical_strength"])]
+    return "\n".join(part for part in parts if part)
 
 
 def draw(record: Record, names: Sequence[str] | None = None) -> list[Path]:

@@ -9,6 +9,8 @@ units/PERTURBATION/STRENGTH/SHARD.parquet   one row per galaxy
 images/PERTURBATION/STRENGTH/SHARD.npz      clean and perturbed arrays of a few galaxies
 maps/PERTURBATION/STRENGTH/SHARD.npz        ids, and what an attack says of each pixel: arrays (galaxies, height, width)
 fitted/PERTURBATION/STRENGTH.npz            what a perturbation of a whole set was fitted to be, and to which ids
+bisect/PERTURBATION/SHARD.parquet           between which strengths a galaxy flips, narrowed after the ladder: one row
+                                            per galaxy that a rung flipped and that is right at a known milder strength
 ```
 
 A file is written whole or not at all. This module imports neither torch nor a model.
@@ -21,7 +23,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +83,7 @@ class Record:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.derived: dict[Any, Any] = {}  # what readers made of the units and want again; any write empties it
 
     @classmethod
     def open(cls, path: str | Path) -> Record:
@@ -155,7 +158,15 @@ class Record:
         if not shards:
             return pd.DataFrame()
         rows = pd.concat([pd.read_parquet(shard) for shard in shards]).set_index("id")
-        return rows.loc[[i for i in self.galaxies.index if i in rows.index]]
+        order = self.galaxies.index
+        return rows if rows.index.equals(order) else rows.loc[order[order.isin(rows.index)]]
+
+    def rows(self, perturbation: str, strength: float) -> int:
+        """How many galaxies of a unit are done, from the ends of its files only."""
+        import pyarrow.parquet
+
+        shards = self._unit_folder(perturbation, strength).glob("[0-9]*.parquet")
+        return sum(pyarrow.parquet.read_metadata(shard).num_rows for shard in shards)
 
     def images(self, perturbation: str, strength: float) -> dict[str, np.ndarray]:
         """Arrays kept for figures: ids (n,), clean and perturbed (n, C, H, W) in input space; empty if none."""
@@ -181,6 +192,16 @@ class Record:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
 
+    def bisected(self, perturbation: str) -> pd.DataFrame:
+        """Narrowed intervals in which galaxies flip, indexed by id; empty where nothing was bisected.
+
+        Columns: low, still right, and high, wrong, in the perturbation's unit (low is the milder one, not always the
+        smaller number); evaluations, halvings of the interval; tolerance, how wide it may be.
+        """
+        shards = sorted(self._bisect_folder(perturbation).glob("[0-9]*.parquet"))
+        parts = [part for part in map(pd.read_parquet, shards) if len(part)]
+        return pd.concat(parts).set_index("id") if parts else pd.DataFrame()
+
     # ------------------------------------------------------------------ writing
 
     def write_run(self, run: Mapping[str, Any]) -> None:
@@ -193,6 +214,7 @@ class Record:
         """Write galaxies.parquet: columns id, label, split, logits, latent and those of the catalogue."""
         write_whole(self.path / "galaxies.parquet", lambda file: table.to_parquet(file, index=False))
         self.__dict__.pop("galaxies", None)
+        self.derived.clear()
 
     def write_validation(self, table: pd.DataFrame) -> None:
         """Write validation.parquet: columns id, label and logits."""
@@ -203,6 +225,8 @@ class Record:
         arrays = {n: v for n in ("weight", "bias", "centroids") if (v := getattr(head, n)) is not None}
         text = {"centroids_from": np.array(head.centroids_from), "kind": np.array(head.kind)}
         write_whole(self.path / "head.npz", lambda file: _savez(file, arrays | text))
+        self.__dict__.pop("head", None)
+        self.derived.clear()
 
     def has_shard(self, perturbation: str, strength: float, shard: int) -> bool:
         return self._shard_file(perturbation, strength, shard).exists()
@@ -210,6 +234,7 @@ class Record:
     def write_shard(self, perturbation: str, strength: float, shard: int, table: pd.DataFrame) -> None:
         """Write the rows of some galaxies: all of them or none."""
         write_whole(self._shard_file(perturbation, strength, shard), lambda file: table.to_parquet(file, index=False))
+        self.derived.clear()
 
     def write_images(
         self, perturbation: str, strength: float, arrays: Mapping[str, np.ndarray], shard: int = 0
@@ -227,7 +252,20 @@ class Record:
         """Write what a perturbation of a whole set was fitted to be: before its first shard, and never again."""
         write_whole(self._fitted_file(perturbation, strength), lambda file: _savez(file, arrays))
 
+    def has_bisected(self, perturbation: str, shard: int) -> bool:
+        return self._bisect_file(perturbation, shard).exists()
+
+    def write_bisected(self, perturbation: str, shard: int, table: pd.DataFrame) -> None:
+        """Write the narrowed intervals of a shard (columns id and those of `bisected`): all of them or none."""
+        write_whole(self._bisect_file(perturbation, shard), lambda file: table.to_parquet(file, index=False))
+
     # ------------------------------------------------------------------ names
+
+    def _bisect_folder(self, perturbation: str) -> Path:
+        return self.path / "bisect" / perturbation.replace(":", "-")
+
+    def _bisect_file(self, perturbation: str, shard: int) -> Path:
+        return self._bisect_folder(perturbation) / f"{shard:05d}.parquet"
 
     def _fitted_file(self, perturbation: str, strength: float) -> Path:
         return self.path / "fitted" / perturbation.replace(":", "-") / f"{strength:.10g}.npz"
@@ -243,6 +281,23 @@ class Record:
 
     def _maps_folder(self, perturbation: str, strength: float) -> Path:
         return self.path / "maps" / perturbation.replace(":", "-") / f"{strength:.10g}"
+
+
+def falling(strengths: Sequence[float], ladder: Sequence[float], identity: float | None) -> bool:
+    """Whether the smaller of two strengths is the more severe, as the ladder or, of one rung, the identity says.
+
+    Raises
+    ------
+    InputError : several strengths of a perturbation that has one rung and no identity: nothing orders them.
+    """
+    known = ladder if len(ladder) > 1 or identity is None else [identity, *ladder]
+    if len(known) < 2 and len(strengths) > 1:
+        raise InputError(
+            f"{len(strengths)} strengths of a perturbation with one rung and no identity",
+            "a ladder of two rungs, which says whether more is worse",
+            "give it a ladder, or run one strength",
+        )
+    return known[-1] < known[0]
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,32 @@ ENTRIES: dict[str, dict[str, Any]] = {
 }
 
 
-def run_json(name: str, entries: dict[str, list[float]], bands: tuple[str, ...], n: int) -> dict[str, Any]:
-    """What the engine writes, as far as the read side looks at it; `entries` maps a perturbation to its strengths."""
+def run_json(
+    name: str,
+    entries: dict[str, list[float]],
+    bands: tuple[str, ...],
+    n: int,
+    training_seed: int | None = None,
+    galaxies: int = 0,
+) -> dict[str, Any]:
+    """What the engine writes, as far as the read side looks at it; `entries` maps a perturbation to its strengths.
+
+    `galaxies` stands for their images: another number, another data hash.
+    """
     return {
-        "model": {"name": name, "path": f"{name}.pt", "method": name},
-        "data": {"domain": "synthetic", "n": n},
+        "model": {
+            "name": name,
+            "path": f"{name}.pt",
+            "method": name,
+            "arch": "tiny",
+            "sha256": sha256(f"{name} {training_seed}".encode()).hexdigest(),
+            "training_seed": training_seed,
+        },
+        "data": {"domain": "synthetic", "n": n, "sha256": sha256(f"{galaxies} {n}".encode()).hexdigest()},
         "contract": {"classes": list(CLASSES), "bands": list(bands)},
         "perturbations": [
-            ENTRIES[p]
+            {"version": 1, "options": {}}
+            | ENTRIES[p]
             | {
                 "name": p,
                 "rungs": [
@@ -105,19 +124,23 @@ def make_record(
     stretch: float = 1.0,
     seed: int = 0,
     size: int = 24,
+    training_seed: int | None = None,
 ) -> Record:
     """Galaxies around three centroids in an 8-dimensional latent space, pushed at random by each rung.
 
-    `harm` scales how far a rung pushes, `stretch` the whole latent space.
+    `harm` scales how far a rung pushes, `stretch` the whole latent space. Records of one `seed` are of the same
+    galaxies; another `training_seed` sees them otherwise.
     """
     rng = np.random.default_rng(seed)
     centroids = stretch * 3.0 * np.eye(3, 8)
     labels = rng.integers(0, 3, n)
+    if training_seed is not None:
+        rng = np.random.default_rng([seed, training_seed])
     latent = centroids[labels] + stretch * rng.normal(0.0, 0.9, (n, 8))
     head = Head(centroids / stretch**2, np.zeros(3), centroids, "clean source training galaxies")
     ids = [f"galaxy-{k:04d}" for k in range(n)]
     record = Record(path)
-    record.write_run(run_json(name, entries, bands, n))
+    record.write_run(run_json(name, entries, bands, n, training_seed, galaxies=seed))
     record.write_head(head)
     record.write_galaxies(galaxy_table(ids, labels, latent, head))
     clean = _images(rng, 8, len(bands), size)

@@ -19,6 +19,7 @@ from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.splits import id_hashes, select
+from robustastro.evaluate import bisect
 from robustastro.evaluate.describe import galaxies_table, head_of, run_document
 from robustastro.evaluate.plan import Plan, Step
 from robustastro.evaluate.plan import step as planned
@@ -89,6 +90,8 @@ def evaluate(
     run.start()
     for step in plan.steps:
         run.step(step)
+        if plan.bisect is not None:
+            run.bisect(step, plan.bisect)
     run.finish(time.monotonic() - started)
     return run.record
 
@@ -106,16 +109,18 @@ def attack(
     seed: int = 0,
     device: str = "cpu",
     fit_on: Galaxies | None = None,
+    bisect: float | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """One perturbation, by default over its whole ladder: what `robustastro attack` does, from Python.
 
-    `fit_on` are labelled galaxies for a perturbation of a whole set, such as `universal`; see `fitting_set`.
+    `fit_on` are labelled galaxies for a perturbation of a whole set, such as `universal`; see `fitting_set`. `bisect`
+    is how closely the critical strength of each galaxy is to be found, in the perturbation's unit.
     """
     wanted = planned(name, severity=severity, strength=strength, options=options or {})
     chosen = choose(unseen(model, galaxies).with_classes(model.contract.classes), limit)
     fitting = fitting_set([wanted], model, chosen, fit_on)
-    plan = Plan.of(model, chosen, [wanted], seed=seed, limit=limit, fitting=fitting)
+    plan = Plan.of(model, chosen, [wanted], seed=seed, limit=limit, fitting=fitting, bisect=bisect)
     return evaluate(plan, model, chosen, out, device=device, fitting=fitting, progress=progress)
 
 
@@ -183,11 +188,18 @@ class _Run:
     fitting: Galaxies | None
     progress: Progress | None
     begun: bool = False
+    halved: int = 0  # intervals of a bisection so far
 
     def check_units(self) -> None:
         """Refuse, before anything is written, what these images or this place cannot bear."""
         refuse_place(self.record.path, folder=True)
         self._check_fitting()
+        if self.plan.bisect is not None and self.galaxies.labels is None:
+            raise InputError(
+                f"--bisect {self.plan.bisect:g} of galaxies without labels",
+                "labels, which say where a galaxy becomes wrong",
+                "leave --bisect out, or name labelled data",
+            )
         for step in self.plan.steps:
             entry = get(step.name)
             if entry.space == "flux" and self.galaxies.exposure is None:
@@ -195,6 +207,7 @@ class _Run:
             if entry.kind == "corruption":  # a full well that is not declared, a band that is not there
                 for strength in step.strengths:
                     self._perturb(entry, step, strength, self._extremes)
+                self._check_bisect(entry, step)
             if step.options.get("space") == "flux":  # the same, of an attack
                 images = self.model.contract.to_input(self.galaxies.batch(self._extremes), self.galaxies.bands)
                 self._victim(self._extremes, images).reachable(step.options["sigmas"])
@@ -235,6 +248,20 @@ class _Run:
                 "different galaxies",
                 "choose them with fitting_set, which leaves these out",
             )
+
+    def _check_bisect(self, entry: Perturbation, step: Step) -> None:
+        """Refuse a corruption that does not take the strengths between its rungs."""
+        if self.plan.bisect is None:
+            return
+        for strength in bisect.finest(bisect.edges(entry, step.strengths), self.plan.bisect):
+            try:
+                self._perturb(entry, step, strength, self._extremes)
+            except InputError as problem:
+                raise InputError(
+                    f"--bisect {self.plan.bisect:g}: {problem.wrong}",
+                    problem.allowed,
+                    "leave --bisect out, or choose a tolerance that asks for no other strengths",
+                ) from None
 
     @cached_property
     def _extremes(self) -> np.ndarray:
@@ -289,6 +316,52 @@ class _Run:
                     self.record.write_shard(step.name, strength, number, table)
                 done += len(rows)
                 self._tell(step.name, done, total)
+
+    def bisect(self, step: Step, tolerance: float) -> None:
+        """Narrow the interval in which each galaxy flips, after the ladder; shards that are there are left alone."""
+        entry, labels = get(step.name), self._targets(np.arange(len(self.galaxies)))
+        ends = bisect.edges(entry, step.strengths)
+        wrong = []
+        for rung in ends[1:]:
+            logits = np.stack(self.record.unit(step.name, float(rung))["logits"].to_list())
+            wrong.append((_predicted(torch.from_numpy(logits)) != labels).numpy())
+        first = np.argmax(wrong, axis=0)
+        flips = (_predicted(self.clean.logits) == labels).numpy() & np.any(wrong, axis=0) & ~np.isnan(ends[first])
+        times = np.where(flips, bisect.halvings(ends, tolerance)[first], 0)
+        self.halved, total = 0, int(times.sum())
+        for number, start in enumerate(range(0, len(self.galaxies), self.plan.shard)):
+            rows = np.arange(start, min(start + self.plan.shard, len(self.galaxies)))
+            which = rows[flips[rows]]
+            if self.record.has_bisected(step.name, number):
+                self.halved += int(times[which].sum())
+                continue
+
+            def flipped(some: np.ndarray, strengths: np.ndarray, which: np.ndarray = which) -> np.ndarray:
+                return self._wrong(entry, step, which[some], strengths, total)
+
+            low, high = bisect.narrow(ends[first[which]], ends[first[which] + 1], times[which], flipped)
+            if self.subject.fingerprint() != self.fingerprint:
+                raise BrokenPromise(f"{entry.name} changed the network (weights, gradients, mode or hooks)")
+            table = {"id": np.array(self.galaxies.ids, dtype=object)[which], "low": low, "high": high}
+            table |= {"evaluations": times[which], "tolerance": np.full(len(which), tolerance)}
+            self.record.write_bisected(step.name, number, pd.DataFrame(table))
+
+    def _wrong(
+        self, entry: Perturbation, step: Step, which: np.ndarray, strengths: np.ndarray, total: int
+    ) -> np.ndarray:
+        """Whether galaxies (M,) are wrong, each perturbed at a strength of its own (M,); bool (M,)."""
+        size, order, images = self._at_a_time(entry, step), np.argsort(strengths, kind="stable"), []
+        for strength in np.unique(strengths):
+            those = which[order[strengths[order] == strength]]
+            for start in range(0, len(those), size):
+                _, changed, _ = self._perturb(entry, step, float(strength), those[start : start + size])
+                images.append(changed.cpu())
+                self.halved += len(changed)
+                self._tell(f"bisect {entry.name}", self.halved, total)
+        after = _predicted(self.subject.outputs(torch.cat(images)).logits)
+        wrong = np.empty(len(which), dtype=bool)
+        wrong[order] = (after != self._targets(which[order])).numpy()
+        return wrong
 
     def _begin(self) -> None:
         """Write what describes the run, before its first shard."""

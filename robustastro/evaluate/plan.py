@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from perturbations.core import get
 from perturbations.errors import InputError
 from robustastro.data.galaxies import Galaxies
+from robustastro.evaluate.bisect import check
 from robustastro.models.bundles import Model, arch_identity
 from robustastro.models.sparse.inference import Decision
 from robustastro.models.subject import CHUNK, Subject
@@ -58,6 +59,7 @@ class Plan(BaseModel):
     latent : module whose input is the latent vector; None for the last Linear.
     pixels : how the network is asked about changed pixels; None where no attack of the plan does that.
     fitted_on : the galaxies that perturbations of a whole set are fitted to; None where there is no such perturbation.
+    bisect : how closely, in the perturbation's unit, the strength is found that flips a galaxy; None: to a rung.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +76,7 @@ class Plan(BaseModel):
     latent: str | None = None
     pixels: Decision | None = None
     fitted_on: Fitted | None = None
+    bisect: float | None = None
 
     @classmethod
     def of(
@@ -85,8 +88,10 @@ class Plan(BaseModel):
         seed: int = 0,
         limit: int | None = None,
         fitting: Galaxies | None = None,
+        bisect: float | None = None,
     ) -> Plan:
         """The plan of these steps for a model and galaxies; `galaxies` are those left after `limit`."""
+        check_bisect(steps, bisect)
         names = [step.name for step in steps]
         for step in steps:
             rungs = [f"{strength:.10g}" for strength in step.strengths]
@@ -111,15 +116,32 @@ class Plan(BaseModel):
             shard=shard,
             pixels=pixels,
             fitted_on=None if fitting is None else Fitted(data=fitting.digest(), n=len(fitting)),
+            bisect=bisect,
         )
 
     def digest(self) -> str:
         """SHA-256 of the plan."""
         plan = self.model_dump(mode="json")
-        for later in ("pixels", "fitted_on"):
+        for later in ("pixels", "fitted_on", "bisect"):
             if plan[later] is None:  # entries of later versions count where they are used: older runs can be resumed
                 del plan[later]
         return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def check_bisect(steps: Sequence[Step], tolerance: float | None) -> None:
+    """Refuse a bisection to `tolerance` that these steps cannot have; nothing to refuse where it is None.
+
+    Raises
+    ------
+    InputError : more than one step, or see `robustastro.evaluate.bisect.check`.
+    """
+    if tolerance is None:
+        return
+    if len(steps) != 1:
+        raise InputError(
+            f"--bisect {tolerance:g} for {len(steps)} perturbations", "one, whose unit it has", "make a run for each"
+        )
+    check(get(steps[0].name), steps[0].strengths, tolerance)
 
 
 def step(

@@ -12,11 +12,15 @@ from perturbations.errors import unknown_name
 FIGURES = MappingProxyType(
     {
         "severity": "accuracy against strength, with intervals",
+        "critical": "fraction of galaxies still right against strength, and the median critical strength",
         "heatmap": "accuracy of every perturbation of a suite at every rung",
         "gallery": "galaxies before and after, the changed pixel marked",
         "latent": "distributions of distance in the latent space",
         "vulnerability": "the smallest margin of every pixel over the galaxy, and what is proved",
         "fatal": "distribution of the number of fatal pixels of a galaxy",
+        "comparison": "difference in perturbed accuracy between arms, with intervals",
+        "reliability": "how often a model is right at each confidence, and its calibration error",
+        "science": "completeness and purity of the classes against magnitude, size or signal-to-noise",
     }
 )
 

@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from perturbations.errors import InputError
 from robustastro.record import jsonable
 
 CONFIDENCE = 0.95
@@ -106,12 +107,96 @@ def median(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     return Estimate(float(np.median(values)), float(low), float(high), n)
 
 
+def fraction(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+    """Mean of the finite `values` (N,), each in [0, 1]: a galaxy's share of the rungs, seeds or draws that it survived.
+
+    Wilson's interval with the effective sample size n p (1 - p) / s^2 of Korn & Graubard (1998, Survey Methodology 24,
+    193), s^2 the variance of the values; for 0 and 1 that is `proportion`. However alike the values are, the interval
+    is never narrower than what Wilson's says of n galaxies of which none differs. It keeps within [0, 1].
+
+    Raises
+    ------
+    InputError : a value outside [0, 1].
+    """
+    values = _finite(values)
+    n = len(values)
+    if n == 0:
+        return NOTHING
+    if values.min() < 0 or values.max() > 1:
+        raise InputError(
+            f"values span [{values.min():g}, {values.max():g}]",
+            "a fraction is in [0, 1]",
+            "divide counts by their total",
+        )
+    share, spread = float(values.mean()), float(values.var())
+    z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
+    low, high = n * share / (n + z2), (n * share + z2) / (n + z2)  # what n equal values leave open
+    if spread > 0:
+        effective = n * share * (1 - share) / spread
+        wilson = _wilson(effective * share, effective, confidence)
+        low, high = min(low, wilson[0]), max(high, wilson[1])
+    return Estimate(share, low, high, n)
+
+
+def balanced(correct: np.ndarray, labels: np.ndarray, classes: int, confidence: float = CONFIDENCE) -> Estimate:
+    """Balanced accuracy: the mean of the accuracies of the classes that have galaxies.
+
+    The Wilson intervals of the classes, combined as squares (MOVER; Zou & Donner 2008, Statistics in Medicine 27,
+    1693). With a single galaxy of a class the interval is wide, as it should be.
+
+    Parameters
+    ----------
+    correct : (N,) bool.
+    labels : (N,) int in 0 .. classes - 1; galaxies with another label (-1: unknown) are left out.
+    classes : how many classes there are.
+    """
+    each = [e for e in _per_class(correct, labels, classes, confidence) if e.n]
+    if not each:
+        return NOTHING
+    value = sum(e.value for e in each) / len(each)
+    below = math.sqrt(sum((e.value - e.low) ** 2 for e in each)) / len(each)
+    above = math.sqrt(sum((e.high - e.value) ** 2 for e in each)) / len(each)
+    return Estimate(value, value - below, value + above, sum(e.n for e in each))
+
+
+def worst_class(
+    correct: np.ndarray, labels: np.ndarray, classes: int, confidence: float = CONFIDENCE
+) -> tuple[Estimate, int]:
+    """Smallest accuracy of a class that has galaxies, and which class that is; (NaN, -1) without any.
+
+    Which class is worst is itself uncertain. The interval is of the smallest true accuracy, whichever class has it:
+    from the smallest lower to the smallest upper limit of a class. The upper limits hold for all classes at once
+    (exact, Clopper & Pearson 1934, with Bonferroni). The lower ones (Wilson) need not: that of the truly worst class is
+    enough, and the smallest is not above it. The estimate itself is low on average, as any smallest of several.
+
+    Parameters
+    ----------
+    correct, labels, classes : as in `balanced`. `n` of the estimate is the number of galaxies of that class.
+    """
+    from scipy.special import betaincinv
+
+    each = _per_class(correct, labels, classes, confidence)
+    there = [k for k, e in enumerate(each) if e.n]
+    if not there:
+        return NOTHING, -1
+    worst = min(there, key=lambda k: each[k].value)
+    tail = (1 - confidence) / 2 / len(there)
+    right = {k: round(each[k].value * each[k].n) for k in there}
+    high = min(float(betaincinv(m + 1, each[k].n - m, 1 - tail)) if m < each[k].n else 1.0 for k, m in right.items())
+    return Estimate(each[worst].value, min(each[k].low for k in there), high, each[worst].n), worst
+
+
+def _per_class(correct: np.ndarray, labels: np.ndarray, classes: int, confidence: float) -> list[Estimate]:
+    correct, labels = np.asarray(correct, dtype=bool), np.asarray(labels)
+    return [proportion(correct[labels == k], confidence) for k in range(classes)]
+
+
 def _finite(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     return values[np.isfinite(values)]
 
 
-def _wilson(k: int, n: int, confidence: float) -> tuple[float, float]:
+def _wilson(k: float, n: float, confidence: float) -> tuple[float, float]:
     z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
     centre = (k + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (k * (n - k) / n + z2 / 4)) / (n + z2)

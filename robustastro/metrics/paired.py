@@ -56,7 +56,17 @@ class Paired:
 
 
 def pair(record: Record, unit: Unit) -> Paired | None:
-    """The galaxies of a unit that are done, or None where none is yet."""
+    """The galaxies of a unit that are done, or None where none is yet.
+
+    Read once, until more galaxies are done; the arrays are shared by all who ask, and cannot be written to.
+    """
+    key = unit.perturbation, unit.strength, record.rows(unit.perturbation, unit.strength)
+    if key not in record.derived:
+        record.derived[key] = _read(record, unit)
+    return record.derived[key]
+
+
+def _read(record: Record, unit: Unit) -> Paired | None:
     rows = record.unit(unit.perturbation, unit.strength)
     if rows.empty:
         return None
@@ -74,7 +84,7 @@ def pair(record: Record, unit: Unit) -> Paired | None:
         shift = latent_shift(after, before)
         boundary_clean, boundary = (boundary_distance(head, z, labels) for z in (before, after))
         margin_clean, margin = (centroid_margin(head.centroids, z, labels) for z in (before, after))
-    return Paired(
+    paired = Paired(
         ids=rows.index.to_numpy(),
         labels=labels,
         clean_class=clean_class,
@@ -86,6 +96,9 @@ def pair(record: Record, unit: Unit) -> Paired | None:
         margin=margin,
         queries=rows["queries"].to_numpy(dtype=np.float64) if "queries" in rows else nothing,
     )
+    for values in vars(paired).values():
+        values.flags.writeable = False
+    return paired
 
 
 def _predicted(logits: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,16 @@ import pandas as pd
 
 from perturbations.errors import InputError
 from robustastro.metrics.distances import boundary_reason, latent_scale
-from robustastro.metrics.intervals import NOTHING, Estimate, mean, median, paired_drop, proportion
+from robustastro.metrics.intervals import (
+    NOTHING,
+    Estimate,
+    balanced,
+    mean,
+    median,
+    paired_drop,
+    proportion,
+    worst_class,
+)
 from robustastro.metrics.paired import Paired, pair
 from robustastro.metrics.pixels import certificate, fatal_pixels, pixels
 from robustastro.record import Record, Unit
@@ -25,6 +34,8 @@ def summarise(record: Record) -> list[dict[str, Any]]:
 
     - `clean_accuracy`, `perturbed_accuracy` (Wilson), `accuracy_drop` (paired, Newcombe) and `per_class` are fractions
       of the labelled galaxies.
+    - `balanced_accuracy`, `worst_class` and, with `_clean`, the same before: mean and smallest of the accuracies of the
+      classes that have galaxies. `worst_class` also says which "class" that is (null without any).
     - `attack_success_rate`: flipped / clean-correct (Wilson), for corruptions too. Of an attack with a `target`: of the
       clean-correct galaxies of other classes, those that became the target.
     - `latent_shift` over all galaxies, `flip_distance` over flipped ones, `boundary_distance` and `centroid_margin` at
@@ -142,7 +153,7 @@ def _chances(record: Record, unit: Unit) -> pd.DataFrame | None:
     if paired is None:
         return None
     entry = next(p for p in record.run["perturbations"] if p["name"] == unit.perturbation)
-    eligible, success = _eligible(entry, paired)
+    eligible, success = eligible_galaxies(entry, paired)
     found = pixels(record, unit, paired.ids)
     fatal = math.nan if found is None else found.fatal
     return pd.DataFrame(
@@ -162,12 +173,14 @@ def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired
         "centroid_margin": paired.margin,
         "centroid_margin_clean": paired.margin_clean,
     }
-    eligible, success = _eligible(entry, paired)
+    eligible, success = eligible_galaxies(entry, paired)
     found = pixels(record, unit, paired.ids) if entry["kind"] == "attack" else None
     estimates = {
         "clean_accuracy": proportion(before[labelled]),
         "perturbed_accuracy": proportion(after[labelled]),
         "accuracy_drop": paired_drop(before[labelled], after[labelled]),
+        "balanced_accuracy": balanced(after, paired.labels, len(record.classes)),
+        "balanced_accuracy_clean": balanced(before, paired.labels, len(record.classes)),
         "attack_success_rate": proportion(success[eligible & labelled]),
         **{name: mean(values) for name, values in distances.items()},
         **{f"{name}_scaled": mean(values / scale) for name, values in distances.items()},
@@ -182,6 +195,8 @@ def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired
         "unit": unit.unit,
         "n": len(paired.ids),
         **{name: estimate.to_dict() for name, estimate in estimates.items()},
+        "worst_class": _worst(after, paired.labels, record.classes),
+        "worst_class_clean": _worst(before, paired.labels, record.classes),
         "fatal_pixels": None if found is None else fatal_pixels(found, eligible),
         "certificate": None if found is None else certificate(found, eligible, entry["options"]),
         "boundary_reason": boundary_reason(head),
@@ -196,7 +211,12 @@ def _result(record: Record, unit: Unit, entry: Mapping[str, Any], paired: Paired
     }
 
 
-def _eligible(entry: Mapping[str, Any], paired: Paired) -> tuple[np.ndarray, np.ndarray]:
+def _worst(correct: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    found, which = worst_class(correct, labels, len(classes))
+    return {"class": None if which < 0 else classes[which], **found.to_dict()}
+
+
+def eligible_galaxies(entry: Mapping[str, Any], paired: Paired) -> tuple[np.ndarray, np.ndarray]:
     """Galaxies that could be a success, and those that changed as wanted; both (N,) bool.
 
     Without any label an attack starts from the model's own classes, and all galaxies are there to attack.

@@ -28,6 +28,13 @@ NOTE_PIXELS = (
     "the galaxies that were right)."
 )
 NOTE_COMPARE = "Accuracy in percent, with 95% Wilson intervals in brackets."
+NOTE_COMPARISON = (
+    "Brackets: {confidence:.4g}% intervals, for the chance in the galaxies and, of several trainings, in the training. "
+    "Difference: accuracy of the arm minus the baseline's on the same "
+    "galaxies; in drop: the same in clean minus perturbed accuracy. p: corrected by Holm's method among all ladders "
+    "or all rungs. h: Cohen's effect size (0.2 small, 0.5 medium, 0.8 large). Boundary ratio: mean distance from "
+    "leaving the true class, over latent scale, of the arm over the baseline; '-' where the baseline's may be zero."
+)
 
 
 def table(results: Sequence[Mapping[str, Any]], markdown: bool = False) -> str:
@@ -77,6 +84,43 @@ def compare_table(results: Mapping[str, Sequence[Mapping[str, Any]]], markdown: 
             rows.append([perturbation, strength, _counts(across), *(_cell(r, "perturbed_accuracy") for r in across)])
     every = [r for rows_of in results.values() for r in rows_of]
     return _layout(["perturbation", "strength", "n", *found], rows, [_parameters(every), NOTE_COMPARE], markdown)
+
+
+def comparison_table(document: Mapping[str, Any], markdown: bool = False) -> str:
+    """The document of `compare` for people: a row per arm and perturbation over the ladder, then each rung; notes."""
+    baseline, rows = document["baseline"], []
+    head = ["perturbation", "strength", "arm", "n", "trainings", f"{baseline} [%]", "arm [%]", "difference [points]"]
+    head += ["p", "difference in drop [points]", "h", "boundary ratio", "verdict"]
+    for r in [*document["clean"], *document["results"]]:
+        clean = "perturbation" not in r
+        if not clean and r["over"] == "rung" and r["of_rungs"] == 1:
+            continue  # the ladder is this rung
+        strength = "" if clean else f"mean of {r['rungs']}" if r["strength"] is None else strength_text(r)
+        accuracy = r["clean_accuracy" if clean else "perturbed_accuracy"]
+        rows.append(
+            [
+                "clean" if clean else r["perturbation"], strength, r["arm"], str(r["n"]),
+                f"{r['trainings']['baseline']} / {r['trainings']['arm']}",
+                *(estimate_text(accuracy[of], 100.0, 1) for of in ("baseline", "arm")),
+                estimate_text(r["difference"], 100.0, 1),
+                "-" if r["p_corrected"] is None else f"{r['p_corrected']:.2g}",
+                "-" if clean else estimate_text(r["drop_difference"], 100.0, 1),
+                f"{r['cohens_h']:+.2f}",
+                "-" if clean else estimate_text(r["boundary_distance"]["scaled"]["ratio"]),
+                r["verdict"],
+            ]
+        )  # fmt: skip
+    notes = [_parameters(document["results"]), NOTE_COMPARISON.format(confidence=100 * document["confidence"])]
+    notes += [document["verdict_means"], f"Baseline: {baseline}. Trainings: baseline / arm."]
+    for m in document["mce"]:
+        if m["corruptions"]:
+            said = f"{estimate_text(m)} over {len(m['corruptions'])} corruptions, n = {m['n']}"
+            notes.append(f"mCE of {m['arm']}, where {baseline} is 1: {said}.")
+    notes += [f"Left out: {left['perturbation']}, {left['reason']}." for left in document["left_out"]]
+    flags = [(run, flag) for run in document["runs"] for flag in run["flags"]]
+    notes += [f"Flag {f['code']} of {run['run']} ({run['arm']}): {f['message']}. {f['remedy']}." for run, f in flags]
+    notes += [f"Note: {note}." for note in document["notes"]]
+    return _layout(head, rows, notes, markdown)
 
 
 def estimate_text(estimate: Mapping[str, Any], factor: float = 1.0, digits: int = 2) -> str:
