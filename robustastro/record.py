@@ -145,8 +145,10 @@ class Record:
             for rung in p["rungs"]
         ]
 
-    def unit(self, perturbation: str, strength: float) -> pd.DataFrame:
+    def unit(self, perturbation: str, strength: float, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per galaxy, indexed by id, in the order of `galaxies`; empty where nothing is done yet.
+
+        Only those of the `columns` that are there, where they are named: latents take most of the time.
 
         Columns: logits (K,), latent (D,), l0 [pixels], l2, linf [input units]; for attacks queries, success (measured),
         claimed (by the attack's own stop rule) and its details: rows, columns, values (changed pixels; values is
@@ -157,7 +159,7 @@ class Record:
         )  # not the drafts of a killed run
         if not shards:
             return pd.DataFrame()
-        rows = pd.concat([pd.read_parquet(shard) for shard in shards]).set_index("id")
+        rows = pd.concat([_table(shard, columns) for shard in shards]).set_index("id")
         order = self.galaxies.index
         return rows if rows.index.equals(order) else rows.loc[order[order.isin(rows.index)]]
 
@@ -333,6 +335,15 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    """The rows of a Parquet file: id, and of the named columns those that it has, or all."""
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(path)
+    kept = None if columns is None else [n for n in file.schema_arrow.names if n == "id" or n in columns]
+    return file.read(columns=kept).to_pandas()
 
 
 def _joined(folder: Path) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ def first_rules(record: Record) -> str:
     ------
     InputError : the run is unfinished, has no labels, or is so poor that no limit could be broken.
     """
-    results = Results(record)
+    results = Results(record, distances=False)
     blocks = [_rule(["clean = true"], clean_outcome(results), ["min_accuracy"])]
     for name, entry in results.entries.items():
         units = results.units(name)

@@ -30,15 +30,15 @@ NAMES = {
 
 
 class Results:
-    """A finished run, each unit of it read once.
+    """A finished run; `distances` says whether any will be asked for.
 
     Raises
     ------
     InputError : the run is unfinished, has no labels, or lists a perturbation twice.
     """
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
+    def __init__(self, record: Record, distances: bool) -> None:
+        self.record, self.distances = record, distances
         self.entries: dict[str, Mapping[str, Any]] = {p["name"]: p for p in record.run["perturbations"]}
         if len(self.entries) != len(record.run["perturbations"]):
             raise InputError(f"{record.path} lists a perturbation twice", "each once", "run each set of options alone")
@@ -47,7 +47,6 @@ class Results:
             raise InputError(
                 f"no galaxy of {record.path} has a label", "labelled galaxies", "evaluate on labelled data"
             )
-        self._read: dict[Unit, Paired] = {}
 
     @cached_property
     def labelled(self) -> np.ndarray:
@@ -60,12 +59,10 @@ class Results:
 
     def paired(self, unit: Unit) -> Paired:
         """The galaxies of a unit, all of them."""
-        if unit not in self._read:
-            found = pair(self.record, unit)
-            if found is None or not np.array_equal(found.ids, self.record.galaxies.index):
-                raise self._unfinished(unit, 0 if found is None else len(found.ids))
-            self._read[unit] = found
-        return self._read[unit]
+        found = pair(self.record, unit, self.distances)
+        if found is None or not np.array_equal(found.ids, self.record.galaxies.index):
+            raise self._unfinished(unit, 0 if found is None else len(found.ids))
+        return found
 
     def _refuse_unfinished(self) -> None:
         """The whole run, not only what is judged: flags are complete only at its end."""

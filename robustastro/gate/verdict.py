@@ -74,7 +74,9 @@ def judge(record: Record, rules: Rules, baseline: Record | None = None) -> Verdi
     """
     compares = [rule for rule in rules.rule if rule.no_worse_than_baseline is not None]
     _refuse_baseline(record, baseline, bool(compares))
-    results, other = Results(record), Results(baseline) if baseline else None
+    distances = any(limit.startswith("min_boundary") for rule in rules.rule for limit in rule.limits)
+    results = Results(record, distances)
+    other = None if baseline is None else Results(baseline, distances=False)
     notes: list[str] = []
     done: list[Check] = []
     for name, rule in zip(rules.names, rules.rule, strict=True):

@@ -55,19 +55,20 @@ class Paired:
         return self.clean_correct & ~self.perturbed_correct
 
 
-def pair(record: Record, unit: Unit) -> Paired | None:
+def pair(record: Record, unit: Unit, distances: bool = True) -> Paired | None:
     """The galaxies of a unit that are done, or None where none is yet.
 
+    Without `distances`, which are NaN then, it is much quicker.
     Read once, until more galaxies are done; the arrays are shared by all who ask, and cannot be written to.
     """
-    key = unit.perturbation, unit.strength, record.rows(unit.perturbation, unit.strength)
+    key = unit.perturbation, unit.strength, distances, record.rows(unit.perturbation, unit.strength)
     if key not in record.derived:
-        record.derived[key] = _read(record, unit)
+        record.derived[key] = _read(record, unit, distances)
     return record.derived[key]
 
 
-def _read(record: Record, unit: Unit) -> Paired | None:
-    rows = record.unit(unit.perturbation, unit.strength)
+def _read(record: Record, unit: Unit, distances: bool) -> Paired | None:
+    rows = record.unit(unit.perturbation, unit.strength, None if distances else ("logits", "queries"))
     if rows.empty:
         return None
     clean = record.galaxies.loc[rows.index]
