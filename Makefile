@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test gate lint bench bench-perturbations bench-pixel report-pixel catalogue clean
+.PHONY: demo test gate lint bench bench-perturbations bench-pixel report-pixel report-seeds catalogue clean
 
 demo: $(READY)
 	$(BIN)/robustastro demo
@@ -52,6 +52,27 @@ reports/demo/dann.pt: $(READY)
 reports/demo/resnet18.pt: reports/demo/dann.pt
 	$(BIN)/robustastro simulate --depth Y10 -n 1500 --seed 1 --out reports/demo/y10.h5
 	$(BIN)/robustastro train --source reports/demo/y10.h5 --arch resnet18 --epochs 12 --batch 32 --out $@
+
+# three trainings of each method of the demo under the quick suite: what can be said of methods, and a page of three runs
+SEEDS := 0 1 2
+OF_SEEDS := reports/seeds/runs
+report-seeds: $(READY)
+	mkdir -p $(OF_SEEDS)
+	for depth in Y10 Y1; do \
+		test -f $(OF_SEEDS)/$$depth.h5 || $(BIN)/robustastro simulate --depth $$depth -n 1500 --seed 1 --out $(OF_SEEDS)/$$depth.h5 || exit; \
+	done
+	for seed in $(SEEDS); do for method in none mmd dann; do \
+		model=$(OF_SEEDS)/$$method-$$seed; \
+		test -f $$model.pt || $(BIN)/robustastro train --method $$method --seed $$seed --source $(OF_SEEDS)/Y10.h5 \
+			--target $(OF_SEEDS)/Y1.h5 --epochs 40 --batch 32 --out $$model.pt || test $$? = 1 || exit; \
+		$(BIN)/robustastro evaluate --model $$model.pt --suite quick --out $$model || exit; \
+	done; done
+	$(BIN)/robustastro figure comparison $(OF_SEEDS)/*-? --out reports/seeds/comparison.png
+	$(BIN)/robustastro compare $(OF_SEEDS)/*-? --json > reports/seeds/comparison.json
+	cat reports/seeds.md > reports/seeds/index.md
+	$(BIN)/robustastro compare $(OF_SEEDS)/*-? --markdown >> reports/seeds/index.md
+	$(BIN)/robustastro report $(OF_SEEDS)/none-0 $(OF_SEEDS)/mmd-0 $(OF_SEEDS)/dann-0 --title "Three models under the quick suite" \
+		--out reports/example
 
 report-pixel: reports/demo/dann.pt
 	$(BIN)/python reports/make_pixel.py

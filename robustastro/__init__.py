@@ -17,6 +17,7 @@ _HOME = {
     "evaluate": "evaluate.engine",
     "Record": "record",
     "summarise": "metrics.summary",
+    "compare": "metrics.comparison",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

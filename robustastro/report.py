@@ -17,7 +17,7 @@ from robustastro.metrics.domain import domain
 from robustastro.metrics.ladder import ladders, over_attacks
 from robustastro.metrics.science import most_severe, science
 from robustastro.metrics.summary import summarise
-from robustastro.metrics.tables import comparison_table, estimate_text, strength_text, table, unit_text
+from robustastro.metrics.tables import comparison_table, escaped, estimate_text, strength_text, table, unit_text
 from robustastro.record import Record, jsonable, refuse_place, write_whole
 
 TITLE = "Robustness report"
@@ -87,7 +87,7 @@ def write(
     document = jsonable(document)
     page = markdown(document)
     for name, text in (
-        ("report.json", json.dumps(document, indent=1, allow_nan=False) + "\n"),
+        ("report.json", json.dumps(document, allow_nan=False) + "\n"),
         ("index.html", _html(title, page)),
         ("index.md", page),
     ):
@@ -167,7 +167,7 @@ def _template(name: str) -> Any:
         "est": estimate_text,
         "percent": lambda estimate: estimate_text(estimate, 100.0, 1),
         "number": lambda value: "-" if value is None else f"{value:.3g}",
-        "md": _escaped,
+        "md": _shown,
         "strength": strength_text,
         "unit": unit_text,
         "median": median_text,
@@ -215,10 +215,8 @@ def _flat(facts: Mapping[str, Any] | None) -> str | None:
     return None if facts is None else json.dumps(facts)
 
 
-def _escaped(text: Any) -> str:
-    """Text of a file as Markdown shows it, on one line and within a cell of a table; "-" for nothing."""
-    words = "-" if text is None else " ".join(str(text).split())
-    return "".join(f"\\{c}" if c in "\\`*_[]<>#|~" else c for c in words)
+def _shown(text: Any) -> str:
+    return "-" if text is None else escaped(text)
 
 
 def _tell(progress: Progress | None, done: int, total: int) -> None:

@@ -145,7 +145,8 @@ def _classes(chosen: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:
 
 
 def _axis_label(of: Mapping[str, Any]) -> str:
-    return of["column"] if of["column"] == of["quantity"] else f"{of['quantity']} ({of['column']})"
+    name = of["column"] if of["column"] == of["quantity"] else f"{of['quantity']} ({of['column']})"
+    return f"{name} [mag]" if of["quantity"] == "magnitude" else name
 
 
 def _condition(chosen: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from robustastro.gate.checks import Check, estimate_words, limit_words
 from robustastro.gate.junit import junit
 from robustastro.gate.verdict import Verdict
+from robustastro.metrics.tables import escaped
 from robustastro.progress import say
 from robustastro.record import write_whole
 
@@ -30,9 +31,9 @@ def markdown(verdict: Verdict) -> str:
     lines = [f"## Robustness gate: {verdict.status}", "", f"{_counts(verdict)}. Run: {verdict.run}"]
     lines[-1] += f"; baseline: {verdict.baseline}" if verdict.baseline else ""
     table = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
-    table += ["| " + " | ".join(_cell(cell) for cell in _row(check)) + " |" for check in verdict.checks]
-    lines[-1] = _cell(lines[-1])
-    return "\n".join([*lines, "", *table, "", *(f"- {_cell(line)}" for line in _remarks(verdict))]).rstrip() + "\n"
+    table += ["| " + " | ".join(escaped(cell) for cell in _row(check)) + " |" for check in verdict.checks]
+    lines[-1] = escaped(lines[-1])
+    return "\n".join([*lines, "", *table, "", *(f"- {escaped(line)}" for line in _remarks(verdict))]).rstrip() + "\n"
 
 
 def github_annotations(verdict: Verdict) -> Iterator[str]:
@@ -96,15 +97,6 @@ def _counts(verdict: Verdict) -> str:
     refused = sum(not flag.allowed for flag in verdict.flags)
     flags = f"; {refused} flag{'s' if refused > 1 else ''} not allowed" if refused else ""
     return f"{len(verdict.checks)} check{'s' if len(verdict.checks) != 1 else ''}: {parts}{flags}"
-
-
-def _cell(words: str) -> str:
-    """Text that Markdown shows as it is, in one cell of a table."""
-    for mark, shown in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        words = words.replace(mark, shown)
-    for mark in "\\`*_|[]":
-        words = words.replace(mark, f"\\{mark}")
-    return " ".join(words.split())
 
 
 def _data(message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -166,12 +167,21 @@ def _parameters(results: Sequence[Mapping[str, Any]]) -> str:
     return f"Strength. {'; '.join(named)}." if named else "No results yet."
 
 
+def escaped(text: object) -> str:
+    """Text as Markdown shows it, on one line and in one cell of a table; only what could be markup is changed."""
+    words = " ".join(str(text).split())
+    for mark, shown in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        words = words.replace(mark, shown)
+    # brackets make a link only where a parenthesis, a bracket or a colon follows; an underscore within a word is none
+    return re.sub(r"[\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)", r"\\\g<0>", words)
+
+
 def _layout(head: list[str], rows: list[list[str]], notes: list[str], markdown: bool) -> str:
     if markdown:
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+        cells = [[escaped(cell) for cell in row] for row in (head, *rows)]
         rule = ["---", "---"] + ["---:"] * (len(head) - 2)
         lines = ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]
-        return "\n".join([*lines, "", *notes]) + "\n"
+        return "\n".join([*lines, "", *(escaped(note) for note in notes)]) + "\n"
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     lines = [
         "  ".join(
