@@ -371,7 +371,7 @@ def test_the_reliability_figure_draws_what_the_record_says(tmp_path):
             counts = steps.get_data().values
             assert counts[counts > 0].tolist() == [b["accuracy"]["n"] for b in bins]
             ece = row["before"]["ece"]
-            assert f"ECE {ece['value']:.3f} ({ece['high']:.3f}), n = 160" in [t.get_text() for t in ax.texts]
+            assert f"ECE {ece['value']:.3f}, by chance < {ece['high']:.3f}, n = 160" in [t.get_text() for t in ax.texts]
     words = figures.get("reliability").caption(records)
     assert "Wilson" in words
     assert "left out" not in words

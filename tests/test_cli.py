@@ -91,6 +91,9 @@ def test_attack_json_is_the_promised_document(workplace, tmp_path, capsys):
     for name in ESTIMATES:
         assert set(result[name]) == {"value", "low", "high", "n"}
     assert (tmp_path / "run" / "figures" / "gallery.png").exists()
+    recipe = document["model"]["recipe"]
+    assert (recipe["epochs"], recipe["target"], recipe["source"]["domain"]) == (12, None, "blobs")
+    assert "seed" not in recipe  # what may differ between trainings of one recipe
 
 
 def test_a_run_repeated_is_resumed_and_says_the_same(workplace, tmp_path, capsys):

@@ -58,6 +58,12 @@ def same(values, expected) -> bool:
 CASES = [[W, W, W], [R, W, W], [R, R, W], [R, R, R], [W, R, W], [R, W, R]]
 
 
+def test_right_again_at_any_later_rung_is_a_recrossing(tmp_path):
+    critical = found(record_of(tmp_path, [[W, W, R], [W, W, W]]))
+    assert list(critical.recrossed) == [True, False]
+    assert same(critical.high, [0.8, 0.8])
+
+
 def test_intervals_by_hand_on_a_ladder_that_falls(tmp_path):
     critical = found(record_of(tmp_path, CASES))
     nan = math.nan

@@ -202,7 +202,7 @@ def test_the_science_figure_draws_what_the_record_says(record):
                 assert line.get_ydata() == pytest.approx(y, nan_ok=True)
                 assert line.get_xdata() == pytest.approx([b["median"] for b in of["bins"]], abs=0.03 * span)
                 assert (line.get_markerfacecolor() == "white") == (state == "clean")
-    assert fig.get_supxlabel() == "size (half_light_radius)"
+    assert fig.get_supxlabel() == "size (half_light_radius); bins of 22 to 23 galaxies of all classes"
     words = [text.get_text() for text in fig.legends[0].get_texts()]
     assert words == ["none", "clean", "seeing 1 arcsec"]
     caption = module.caption([record], perturbation="seeing", quantity="size")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def run_document(
             "arch": model.arch,
             "method": model.training.get("method"),
             "training_seed": model.training.get("seed"),
+            "recipe": _recipe(model.training),
             "latent": subject.latent_name,
         },
         "data": {
@@ -85,6 +86,14 @@ def run_document(
         "timing": timing,
         "flags": [flag.to_dict() for flag in flags],
     }
+
+
+def _recipe(training: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a model was trained but for its seed, and on what: trainings of one recipe differ by chance only."""
+    if "recipe" not in training:
+        return None
+    settings = {name: value for name, value in training["recipe"].items() if name != "seed"}
+    return settings | {domain: training.get(domain) for domain in ("source", "target")}
 
 
 def galaxies_table(galaxies: Galaxies, clean: Outputs) -> pd.DataFrame:

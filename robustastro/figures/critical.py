@@ -44,7 +44,7 @@ def figure(records: Sequence[Record], names: Sequence[str] | None = None) -> Fig
         for ax in axes[:, 0]:
             ax.set_ylabel("fraction still right")
         handles = _legend(names)
-        fig.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 2 if columns == 1 else 6))
+        fig.legend(handles=handles, loc="outside upper center", ncols=2 if columns == 1 else -(-len(handles) // 2))
     return fig
 
 
@@ -141,4 +141,6 @@ def _legend(names: Sequence[str]) -> list[Any]:
     lines.append(Line2D([], [], color="0.3", marker="o", linestyle="none", markerfacecolor="white", label="clean"))
     lines.append(Patch(color="0.3", alpha=0.25, linewidth=0, label="95% interval"))
     lines.append(Line2D([], [], color="0.3", linewidth=0.9, marker="|", markersize=4, label="median, 95% interval"))
+    lines.append(Line2D([], [], color="0.3", marker=">", markersize=4, linestyle="none", label="beyond the rungs"))
+    lines.append(Line2D([], [], color="0.4", linestyle=":", linewidth=0.8, label="one half"))
     return lines

@@ -73,7 +73,7 @@ def caption(records: Sequence[Record], names: Sequence[str] | None = None) -> st
         f"class probability, in {BINS} bins of equal width, before any scaling by a temperature; bars: 95% Wilson "
         "intervals. Dashed: a calibrated model; below it a model is surer than it is right. First clean, then the most "
         f"severe rung that was run of each perturbation.{chosen} ECE: expected calibration error in bins of equally "
-        "many galaxies, and in brackets the 95th percentile of what chance alone gives a calibrated model. Below: "
+        "many galaxies; by chance: the 95th percentile of what a calibrated model gives. Below: "
         f"galaxies in each bin; bins of fewer than {FEWEST} are only there."
     )
 
@@ -116,7 +116,7 @@ def _curves(ax: Axes, scores: Sequence[Mapping[str, Any] | None]) -> None:
         ax.errorbar(x, y, yerr=[y - low, high - y], fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6, zorder=2)
         ax.plot(x, y, color=colour, marker=MARKERS[k % len(MARKERS)], linewidth=0.8, gid=f"reliability {k}", zorder=3)
         ece = found["ece"]
-        words = f"ECE {ece['value']:.3f} ({ece['high']:.3f}), n = {ece['n']}"
+        words = f"ECE {ece['value']:.3f}, by chance < {ece['high']:.3f}, n = {ece['n']}"
         ax.text(
             0.03,
             1.03 + LINE * (len(scores) - k - 0.5),

@@ -53,7 +53,7 @@ def figure(
             ax.set_ylim(-0.03, 1.04)
         for ax, row in zip(axes[:, 0], ROWS, strict=True):
             ax.set_ylabel(row)
-        fig.supxlabel(_axis_label(chosen[0]), fontsize=8)
+        fig.supxlabel(f"{_axis_label(chosen[0])}; bins of {_counts(chosen)} galaxies of all classes", fontsize=8)
         handles = [
             Line2D([], [], color=colour, marker=MARKERS[k % len(MARKERS)], label=name)
             for k, (name, colour) in enumerate(zip(names, palette, strict=True))
@@ -61,8 +61,9 @@ def figure(
         handles += [
             Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="--", label="clean"),
             Line2D([], [], color="0.3", marker="o", label=_condition(chosen)),
+            Line2D([], [], color="0.3", linewidth=0.8, alpha=0.6, label="95% interval"),
         ]
-        fig.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))
+        fig.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
     return fig
 
 
@@ -75,15 +76,14 @@ def caption(
     """What the figure shows, in words; arguments as of `figure`."""
     chosen = _chosen(records, perturbation, quantity)
     _, left_out = _classes(chosen)
-    counts = sorted({b["n"] for of in chosen for b in of["bins"]})
-    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     others = f" {left_out} classes, whose completeness changes less, are left out." if left_out else ""
     return (
         "Completeness (of the galaxies of a class, the fraction predicted in it) and purity (of the galaxies predicted "
         f"in a class, the fraction that belongs) of {', '.join(model_names(records, names))} against "
         f"{chosen[0]['quantity']} (catalogue column {chosen[0]['column']}), clean (open) and with {_condition(chosen)} "
-        f"(filled), in bins of {n} galaxies at their median, set aside a little where they would overlap; bars: 95% "
-        "Wilson intervals. No purity where nothing is predicted in a class; it holds for the mix of classes of these "
+        f"(filled), in bins of {_counts(chosen)} galaxies at their median, set aside a little where they would "
+        "overlap; bars: 95% Wilson intervals. No purity where nothing is predicted in a class; it holds for the mix of "
+        "classes of these "
         f"galaxies.{others}"
     )
 
@@ -142,6 +142,11 @@ def _classes(chosen: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:
 
     kept = sorted(classes, key=change, reverse=True)[:CLASSES]
     return [name for name in classes if name in kept], len(classes) - len(kept)
+
+
+def _counts(chosen: Sequence[Mapping[str, Any]]) -> str:
+    counts = sorted({b["n"] for of in chosen for b in of["bins"]})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _axis_label(of: Mapping[str, Any]) -> str:
