@@ -309,6 +309,8 @@ def compare(
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
 ) -> None:
     """Say which arm is more robust, on the same galaxies. Models of one method and architecture are training seeds."""
+    if as_json and markdown:
+        raise InputError("compare --json --markdown", "one of them", "drop one")
     from robustastro.metrics.comparison import compare as compared
     from robustastro.metrics.tables import comparison_table
     from robustastro.record import Record
@@ -331,7 +333,7 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Judge a run by rules. Exit status 0: it keeps them; 1: it does not; 2: it cannot be judged."""
-    from robustastro.record import Record, refuse_place
+    from robustastro.record import Record, refuse_place, refuse_run
 
     if init == (rules is not None) or (init and (baseline or junit or summary or as_json)):
         raise InputError(
@@ -339,9 +341,13 @@ def gate(
             "gate RUN --rules FILE with its options, or gate --init RUN alone",
             "make a first rules file with robustastro gate --init RUN",
         )
-    for place in (junit, summary):
-        if place is not None:
-            refuse_place(place, folder=False)
+    places = [place for place in (junit, summary) if place is not None]
+    for place, suffix in zip(places, ("*.xml", "*.md") if junit else ("*.md",), strict=False):
+        refuse_place(place, folder=False)
+        refuse_run(place, suffix)
+    named = [place.resolve() for place in (*places, rules) if place is not None]
+    if len(set(named)) < len(named):
+        raise InputError("one file named twice", "a file for each of --rules, --junit and --summary", "rename one")
     record = Record.open(run)
     if rules is None:
         from robustastro.gate.first import first_rules

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ import pandas as pd
 from perturbations.errors import InputError
 
 SCHEMA = 1
+PLAN = b"robustastro.plan_sha256"  # in the metadata of every table: the run it belongs to
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Record:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.derived: dict[Any, Any] = {}  # what readers made of the units and want again; any write empties it
+        self.derived: dict[Any, Any] = {}  # what readers made of galaxies and units, and want again
 
     @classmethod
     def open(cls, path: str | Path) -> Record:
@@ -94,34 +96,38 @@ class Record:
         InputError : no run there, or one of a newer schema.
         """
         record = cls(path)
-        try:
-            schema = int(record.run["schema"])
-            _ = [(p["name"], p["unit"], p["rungs"]) for p in record.run["perturbations"]], record.classes
-        except (OSError, KeyError, TypeError, ValueError):
-            raise InputError(
-                f"{path} holds no readable run.json", "a run directory", "name a directory given as --out"
-            ) from None
-        if schema > SCHEMA:
-            raise InputError(f"{path} has schema {schema}", f"schema {SCHEMA} or older", "upgrade robustastro")
+        _ = record.run
         return record
 
     # ------------------------------------------------------------------ reading
 
     @cached_property
     def run(self) -> dict[str, Any]:
-        """run.json."""
-        return json.loads((self.path / "run.json").read_text())
+        """run.json, checked."""
+        from robustastro import schema
+
+        return schema.read(self.path / "run.json", SCHEMA)
 
     @cached_property
     def galaxies(self) -> pd.DataFrame:
         """One row per galaxy, indexed by id: label (int), split, catalogue columns, logits (K,) and latent (D,)."""
-        return pd.read_parquet(self.path / "galaxies.parquet").set_index("id")
+        path = self.path / "galaxies.parquet"
+        table = self._table(path)
+        labels = table.get("label")
+        known = range(-1, len(self.classes))
+        if labels is None or not pd.api.types.is_numeric_dtype(labels) or not labels.dropna().isin(known).all():
+            raise InputError(
+                f"{path}: no label, or one that is none of the {len(self.classes)} classes",
+                f"0 to {len(self.classes) - 1}, and -1 where it is unknown",
+                "run its command again in an empty directory",
+            )
+        return table
 
     @cached_property
     def validation(self) -> pd.DataFrame:
         """Clean logits of the model's own validation galaxies, indexed by id; empty where they were not at hand."""
         path = self.path / "validation.parquet"
-        return pd.read_parquet(path).set_index("id") if path.exists() else pd.DataFrame()
+        return self._table(path) if path.exists() else pd.DataFrame()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -130,7 +136,8 @@ class Record:
     @cached_property
     def head(self) -> Head:
         """The model's last layer and the class centroids."""
-        with np.load(self.path / "head.npz", allow_pickle=False) as stored:
+        path = self.path / "head.npz"
+        with _reading(path), np.load(path, allow_pickle=False) as stored:
             return Head(
                 *(stored.get(n) for n in ("weight", "bias", "centroids")),
                 centroids_from=str(stored["centroids_from"]),
@@ -159,16 +166,24 @@ class Record:
         )  # not the drafts of a killed run
         if not shards:
             return pd.DataFrame()
-        rows = pd.concat([_table(shard, columns) for shard in shards]).set_index("id")
+        rows = pd.concat([self._table(shard, columns) for shard in shards])
         order = self.galaxies.index
+        if not rows.index.is_unique or not rows.index.isin(order).all():
+            raise InputError(
+                f"{shards[0].parent}: galaxies twice, or that are not those of the run", "the files of one run",
+                "run its command again in an empty directory",
+            )  # fmt: skip
         return rows if rows.index.equals(order) else rows.loc[order[order.isin(rows.index)]]
 
     def rows(self, perturbation: str, strength: float) -> int:
         """How many galaxies of a unit are done, from the ends of its files only."""
         import pyarrow.parquet
 
-        shards = self._unit_folder(perturbation, strength).glob("[0-9]*.parquet")
-        return sum(pyarrow.parquet.read_metadata(shard).num_rows for shard in shards)
+        total = 0
+        for shard in self._unit_folder(perturbation, strength).glob("[0-9]*.parquet"):
+            with _reading(shard):
+                total += pyarrow.parquet.read_metadata(shard).num_rows
+        return total
 
     def images(self, perturbation: str, strength: float) -> dict[str, np.ndarray]:
         """Arrays kept for figures: ids (n,), clean and perturbed (n, C, H, W) in input space; empty if none."""
@@ -191,7 +206,7 @@ class Record:
         path = self._fitted_file(perturbation, strength)
         if not path.exists():
             return {}
-        with np.load(path, allow_pickle=False) as stored:
+        with _reading(path), np.load(path, allow_pickle=False) as stored:
             return dict(stored)
 
     def bisected(self, perturbation: str) -> pd.DataFrame:
@@ -201,8 +216,8 @@ class Record:
         smaller number); evaluations, halvings of the interval; tolerance, how wide it may be.
         """
         shards = sorted(self._bisect_folder(perturbation).glob("[0-9]*.parquet"))
-        parts = [part for part in map(pd.read_parquet, shards) if len(part)]
-        return pd.concat(parts).set_index("id") if parts else pd.DataFrame()
+        parts = [part for part in map(self._table, shards) if len(part)]
+        return pd.concat(parts) if parts else pd.DataFrame()
 
     # ------------------------------------------------------------------ writing
 
@@ -214,13 +229,13 @@ class Record:
 
     def write_galaxies(self, table: pd.DataFrame) -> None:
         """Write galaxies.parquet: columns id, label, split, logits, latent and those of the catalogue."""
-        write_whole(self.path / "galaxies.parquet", lambda file: table.to_parquet(file, index=False))
+        self._write_table(self.path / "galaxies.parquet", table)
         self.__dict__.pop("galaxies", None)
         self.derived.clear()
 
     def write_validation(self, table: pd.DataFrame) -> None:
         """Write validation.parquet: columns id, label and logits."""
-        write_whole(self.path / "validation.parquet", lambda file: table.to_parquet(file, index=False))
+        self._write_table(self.path / "validation.parquet", table)
         self.__dict__.pop("validation", None)
 
     def write_head(self, head: Head) -> None:
@@ -235,8 +250,8 @@ class Record:
 
     def write_shard(self, perturbation: str, strength: float, shard: int, table: pd.DataFrame) -> None:
         """Write the rows of some galaxies: all of them or none."""
-        write_whole(self._shard_file(perturbation, strength, shard), lambda file: table.to_parquet(file, index=False))
-        self.derived.clear()
+        self._write_table(self._shard_file(perturbation, strength, shard), table)
+        self.derived.clear()  # a shard written again has as many rows as before
 
     def write_images(
         self, perturbation: str, strength: float, arrays: Mapping[str, np.ndarray], shard: int = 0
@@ -259,7 +274,43 @@ class Record:
 
     def write_bisected(self, perturbation: str, shard: int, table: pd.DataFrame) -> None:
         """Write the narrowed intervals of a shard (columns id and those of `bisected`): all of them or none."""
-        write_whole(self._bisect_file(perturbation, shard), lambda file: table.to_parquet(file, index=False))
+        self._write_table(self._bisect_file(perturbation, shard), table)
+
+    # ------------------------------------------------------------------ tables
+
+    def _table(self, path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The rows of a Parquet file of this run, indexed by id: of the named columns those that it has, or all."""
+        import pyarrow.compute
+        import pyarrow.parquet
+
+        with _reading(path):
+            file = pyarrow.parquet.ParquetFile(path)
+            plan = (file.schema_arrow.metadata or {}).get(PLAN, b"").decode()
+            if plan and plan != self.run.get("plan_sha256", plan):
+                raise InputError(
+                    f"{path} is of another run (plan {plan[:8]}, run.json {str(self.run['plan_sha256'])[:8]})",
+                    "the files of one run", "put back its own file, or run it again",
+                )  # fmt: skip
+            kept = None if columns is None else [n for n in file.schema_arrow.names if n == "id" or n in columns]
+            found = file.read(columns=kept)
+            for name in {"logits", "latent"} & set(found.column_names):
+                sizes = pyarrow.compute.call_function("list_value_length", [found[name]]).unique().to_pylist()
+                if len(sizes) > 1 or (name == "logits" and sizes not in ([], [len(self.classes)])):
+                    raise ValueError(f"{name} of {' or '.join(map(str, sizes))} numbers")
+            table = found.to_pandas().set_index("id")
+            if not table.index.is_unique:
+                raise ValueError("a galaxy is there twice")
+        return table
+
+    def _write_table(self, path: Path, table: pd.DataFrame) -> None:
+        """Write a Parquet file, whole, that says which plan it is of."""
+        import pyarrow
+        import pyarrow.parquet
+
+        found = pyarrow.Table.from_pandas(table, preserve_index=False)
+        if (self.path / "run.json").exists() and (plan := self.run.get("plan_sha256")):
+            found = found.replace_schema_metadata({**(found.schema.metadata or {}), PLAN: plan.encode()})
+        write_whole(path, lambda file: pyarrow.parquet.write_table(found, file))
 
     # ------------------------------------------------------------------ names
 
@@ -309,6 +360,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     ------
     InputError : the place cannot be written.
     """
+    path = Path(os.path.realpath(path))  # a link stays a link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as draft:
@@ -320,7 +372,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         raise InputError(
             f"cannot write {path}: {problem.strerror or problem}",
             "a folder with room and write access",
-            "name another one with --out",
+            "name another one",
         ) from None
 
 
@@ -337,20 +389,26 @@ def _temporary(path: Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def _table(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
-    """The rows of a Parquet file: id, and of the named columns those that it has, or all."""
-    import pyarrow.parquet
-
-    file = pyarrow.parquet.ParquetFile(path)
-    kept = None if columns is None else [n for n in file.schema_arrow.names if n == "id" or n in columns]
-    return file.read(columns=kept).to_pandas()
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What goes wrong while a file of a run is read is a fault of the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, EOFError, zipfile.BadZipFile) as problem:
+        raise InputError(
+            f"{path} cannot be read ({str(problem)[:120]})",
+            "a whole file of a run",
+            "run its command again in an empty directory; if it is a pointer of git-lfs, fetch the file",
+        ) from None
 
 
 def _joined(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of all files of a folder, one file after the other; not the drafts of a killed run."""
     parts = []
     for path in sorted(folder.glob("[0-9]*.npz")):
-        with np.load(path, allow_pickle=False) as stored:
+        with _reading(path), np.load(path, allow_pickle=False) as stored:
             parts.append({name: stored[name] for name in stored})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
@@ -365,17 +423,36 @@ def refuse_place(path: str | Path, *, folder: bool) -> None:
 
     Raises
     ------
-    InputError : a file where a folder is wanted or the reverse, or no permission to write there.
+    InputError : a file where a folder is wanted or the reverse, a pipe or a device, or no permission to write there.
     """
     path = Path(path)
-    if path.exists() and path.is_dir() != folder:
-        kind, wanted = ("directory", "file") if path.is_dir() else ("file", "directory")
-        raise InputError(f"{path} is a {kind}", f"the name of a {wanted}", "name another one with --out")
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        kind = "directory" if path.is_dir() else "file" if path.is_file() else "pipe or device"
+        wanted = "directory" if folder else "file"
+        raise InputError(f"{path} is a {kind}", f"the name of a {wanted}", "name another one")
     above = path if path.is_dir() else path.parent
     while not above.exists():
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write in {above}", "a folder with write access", "name another one with --out")
+        raise InputError(f"cannot write in {above}", "a folder with write access", "name another one")
+
+
+def refuse_run(path: str | Path, *but: str) -> None:
+    """Refuse to write over a run: a place in a directory that holds run.json, or below it.
+
+    Parameters
+    ----------
+    but : patterns of file names that may stand beside run.json.
+
+    Raises
+    ------
+    InputError : it is such a place.
+    """
+    place = Path(os.path.realpath(path))
+    for above in (place, *place.parents):
+        if (above / "run.json").exists() and not (above == place.parent and any(map(place.match, but))):
+            beside = f"{', '.join(but)} beside its run.json, or a place" if but else "a place"
+            raise InputError(f"{path} lies in the run {above}", f"{beside} outside of any run", "name another one")
 
 
 def jsonable(value: Any) -> Any:

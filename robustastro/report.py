@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from robustastro.metrics.ladder import ladders, over_attacks
 from robustastro.metrics.science import most_severe, science
 from robustastro.metrics.summary import summarise
 from robustastro.metrics.tables import comparison_table, escaped, estimate_text, strength_text, table, unit_text
-from robustastro.record import Record, jsonable, refuse_place, write_whole
+from robustastro.record import Record, jsonable, refuse_place, refuse_run, write_whole
 
 TITLE = "Robustness report"
 MADE = (
     "created",
     "device",
     "git",
+    "plan",
     "plan_sha256",
     "seed",
     "timing",
@@ -33,6 +36,14 @@ MADE = (
     "contract",
     "perturbations",
 )
+ELSEWHERE = (
+    "arch",
+    "contract",
+    "data",
+    "model",
+    "seed",
+    "steps",
+)  # entries of the plan that a page shows by themselves
 Progress = Callable[[str, int, int], None]
 
 
@@ -64,6 +75,7 @@ def write(
     from robustastro.figures import FIGURES
 
     refuse_place(out, folder=True)
+    refuse_run(out)
     empty = [str(record.path) for record in records if not (record.path / "galaxies.parquet").exists()]
     if empty or not records:
         raise InputError(
@@ -81,18 +93,26 @@ def write(
     for done, record in enumerate(records):
         _tell(progress, done, total)
         document["runs"].append(_run(record))
-    for done, name in enumerate(FIGURES, start=len(records)):
-        _tell(progress, done, total)
-        document["figures"] += _figure(name, records, out)
-    document = jsonable(document)
+    # earlier figures stay beside their page until the new page is ready as well
+    with tempfile.TemporaryDirectory(prefix="robustastro-") as folder:
+        for done, name in enumerate(FIGURES, start=len(records)):
+            _tell(progress, done, total)
+            options = {"baseline": baseline} if name == "comparison" else {}
+            document["figures"] += _figure(name, records, Path(folder), **options)
+        _publish(jsonable(document), Path(folder), out)
+    return document
+
+
+def _publish(document: dict[str, Any], folder: Path, out: Path) -> None:
     page = markdown(document)
+    for drawn in sorted((folder / "figures").glob("*")):
+        write_whole(out / "figures" / drawn.name, lambda file, drawn=drawn: shutil.copyfile(drawn, file))
     for name, text in (
         ("report.json", json.dumps(document, allow_nan=False) + "\n"),
-        ("index.html", _html(title, page)),
+        ("index.html", _html(document["title"], page)),
         ("index.md", page),
     ):
         write_whole(out / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
-    return document
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -139,14 +159,14 @@ def _comparison(records: Sequence[Record], baseline: str | None) -> dict[str, An
         return {"refused": str(problem)}
 
 
-def _figure(name: str, records: Sequence[Record], out: Path) -> list[dict[str, str]]:
+def _figure(name: str, records: Sequence[Record], out: Path, **options: Any) -> list[dict[str, str]]:
     """The figure of all runs as PNG and PDF, and its caption; nothing where these runs do not give it."""
     from robustastro import figures
     from robustastro.figures.style import save
 
     module = figures.get(name)
     try:
-        drawn, caption = module.figure(records), module.caption(records)
+        drawn, caption = module.figure(records, **options), module.caption(records, **options)
     except InputError:
         return []
     for kind in ("png", "pdf"):
@@ -200,6 +220,7 @@ def _made(run: Mapping[str, Any]) -> dict[str, Any]:
         "weights, SHA-256": model.get("sha256"),
         "data, SHA-256": data.get("sha256"),
         "plan, SHA-256": run["plan_sha256"],
+        "plan": _flat({key: value for key, value in (run["plan"] or {}).items() if key not in ELSEWHERE}),
         "evaluation seed": run["seed"],
         "code, git commit": run["git"],
         "device": run["device"],

@@ -275,10 +275,28 @@ def test_steps_are_checked():
 
 
 def test_nothing_half_written_is_visible(model, test_galaxies, tmp_path, monkeypatch):
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda self, path, **more: (path.write_bytes(b"half"), 1 / 0))
+    monkeypatch.setattr("pyarrow.parquet.write_table", lambda table, path: (path.write_bytes(b"half"), 1 / 0))
     with pytest.raises(ZeroDivisionError):
         evaluate(plan_for(model, test_galaxies), model, test_galaxies, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.parquet"))
+
+
+def test_a_run_that_is_interrupted_at_its_end_does_not_look_finished(model, test_galaxies, tmp_path, monkeypatch):
+    plan = plan_for(model, test_galaxies, STEPS[:2])
+    before = evaluate(plan, model, test_galaxies, tmp_path / "run").run["timing"]["seconds"]
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("robustastro.evaluate.engine._Run._failures", interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(plan, model, test_galaxies, tmp_path / "run")
+            assert Record.open(tmp_path / "run").run["timing"] is None
+    after = evaluate(plan, model, test_galaxies, tmp_path / "run").run
+    assert after["timing"]["seconds"] >= before
+    assert "seconds_before" not in after
 
 
 def test_attack_from_python_is_the_run_of_the_command_line(model, test_galaxies, tmp_path):

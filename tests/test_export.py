@@ -506,8 +506,8 @@ def test_a_table_too_wide_for_fits_is_refused(record, tmp_path, monkeypatch):
         (None, "x.txt", r"ending in \.parquet"),
         (None, "x.fits.gz", r"ending in \.parquet"),
         (None, "folder.csv", "is a directory"),
-        (None, "run/galaxies.parquet", "is in the run"),
-        (None, "run/units/depth/0.8/00000.parquet", "is in the run"),
+        (None, "run/galaxies.parquet", "lies in the run"),
+        (None, "run/units/depth/0.8/00000.parquet", "lies in the run"),
     ],
 )
 def test_what_is_refused(tmp_path, format, out, said):

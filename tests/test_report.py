@@ -8,8 +8,9 @@ import pytest
 from synthetic_records import make_record
 
 from perturbations.errors import InputError
-from robustastro import report
+from robustastro import figures, report
 from robustastro.cli import main
+from robustastro.metrics.ladder import ladders, over_attacks
 from robustastro.metrics.summary import summarise
 from robustastro.record import Record
 
@@ -94,6 +95,35 @@ def test_page_has_every_figure_and_every_unit(two):
         assert units.count(wanted) >= 2
     for run in document["runs"]:
         assert run["model"]["sha256"] in page.words
+
+
+def test_the_baseline_is_that_of_the_table_and_of_the_figure(two, tmp_path):
+    records, _ = two
+    document = report.write(records, tmp_path / "page", baseline="mmd")
+    (caption,) = (f["caption"] for f in document["figures"] if f["name"] == "comparison")
+    assert document["comparison"]["baseline"] == "mmd"
+    assert "mmd" in caption
+    assert caption == figures.get("comparison").caption(records, baseline="mmd")
+    assert caption != figures.get("comparison").caption(records)
+
+
+def test_the_plan_stands_on_the_page(tmp_path):
+    record = make_record(tmp_path / "run", {"depth": [0.8, 0.1]})
+    record.write_run(record.run | {"plan": {"seed": 3, "limit": 77, "chunk": 100}})
+    document = report.write([record], tmp_path / "page")
+    assert document["runs"][0]["plan"]["limit"] == 77
+    assert '"limit": 77' in (tmp_path / "page" / "index.md").read_text()
+
+
+def test_galaxies_without_a_label_do_not_count(tmp_path):
+    record = make_record(tmp_path / "run", {"depth": [0.8, 0.1], "pgd": [0.004], "onepixel": [1.0]}, harm=0.3)
+    labels = record.galaxies["label"].to_numpy().copy()
+    labels[:20] = -1
+    record.write_galaxies(record.galaxies.reset_index().assign(label=labels))
+    for found in (*ladders(record), over_attacks(record)):
+        assert found["n"] == 40
+        assert found["clean_accuracy"]["n"] == 40
+        assert found["clean_accuracy"]["value"] > 0.9
 
 
 def test_flags_stand_on_the_page(tmp_path):

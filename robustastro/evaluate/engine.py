@@ -379,8 +379,7 @@ class _Run:
         """run.json again, with the time it took (of this call; a resumed run adds up)."""
         self._begin()
         self.flags += self._failures()
-        before = self.record.run.get("timing") or {}
-        self._write_run({"seconds": round(seconds + before.get("seconds", 0.0), 2)})
+        self._write_run(seconds)
 
     # ------------------------------------------------------------------ one shard
 
@@ -577,11 +576,13 @@ class _Run:
                 )
         return None
 
-    def _write_run(self, timing: dict[str, Any] | None) -> None:
-        if timing is None and (self.record.path / "run.json").exists():
-            timing = self.record.run.get("timing")
+    def _write_run(self, seconds: float | None) -> None:
+        """run.json, without its timing until the run is finished: flags are complete only then."""
+        before = self.record.run if (self.record.path / "run.json").exists() else {}
+        spent = (before.get("timing") or {}).get("seconds", before.get("seconds_before", 0.0))
+        timing = None if seconds is None else {"seconds": round(seconds + spent, 2)}
         run = run_document(self.plan, self.model, self.subject, self.galaxies, self.fitting, timing, self.flags)
-        self.record.write_run(jsonable(run))
+        self.record.write_run(jsonable(run if timing else run | {"seconds_before": spent}))
 
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.progress:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from perturbations.errors import InputError, unknown_name
-from robustastro.record import Record, refuse_place, write_whole
+from robustastro.record import Record, refuse_place, refuse_run, write_whole
 
 SUFFIXES = {".parquet": "parquet", ".fits": "fits", ".fit": "fits", ".ecsv": "ecsv", ".csv": "csv"}
 FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
@@ -47,6 +47,7 @@ def export(
     form, path = _place(Path(run), format, None if out is None else Path(out))
     record = Record.open(run)
     refuse_place(path, folder=False)
+    refuse_run(path, "catalogue.*")
     if not (record.path / "galaxies.parquet").exists() or not (record.path / "head.npz").exists():
         raise InputError(f"{run} has no galaxies yet", "a run with results", "run the same command again")
     columns = catalogue(record, perturbations)
@@ -76,7 +77,4 @@ def _place(run: Path, format: str | None, out: Path | None) -> tuple[str, Path]:
     if named is None or format not in (None, named):
         wanted = [suffix for suffix, form in SUFFIXES.items() if format in (None, form)]
         raise InputError(f"--out {out}", f"a file name ending in {' or '.join(wanted)}", "name the file so")
-    own = run.resolve()
-    if own in out.resolve().parents and out.resolve() != own / f"catalogue{out.suffix}":  # a file of the record, maybe
-        raise InputError(f"--out {out} is in the run", f"catalogue{out.suffix} there, or a file elsewhere", "rename it")
     return named, out

@@ -80,11 +80,11 @@ def caption(records: Sequence[Record], names: Sequence[str] | None = None) -> st
 
 def _panels(records: Sequence[Record]) -> tuple[list[Panel], int]:
     """Clean, then the perturbations on which any model is calibrated worst, in the order of the plans; and the rest."""
-    found = [calibration(record) for record in records]
+    severest = [most_severe(record) for record in records]
+    found = [calibration(record, list(units.values())) for record, units in zip(records, severest, strict=True)]
     panels: list[Panel] = [("clean", [of["clean"]["before"] for of in found])]
     if not any(scores and scores["accuracy"]["n"] for scores in panels[0][1]):
         raise InputError("no labelled galaxies with finite logits", "labels", "name the labels with --label-column")
-    severest = [most_severe(record) for record in records]
     units = {name: unit for of in severest for name, unit in of.items()}
     others: list[Panel] = []
     for name in units:
