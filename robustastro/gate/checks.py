@@ -15,6 +15,7 @@ from robustastro.record import Unit
 
 POINTS = ("max_drop", "no_worse_than_baseline")  # differences of fractions; the other fractions are percent
 RAW = ("min_boundary_distance", "min_boundary_distance_scaled")
+POWER = 0.8  # how often the galaxies that are asked for would decide
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Check:
     status : "pass", "fail" or "uncertain".
     counted_as : "pass", "fail" or "warn".
     message : the same in words.
-    galaxies_needed : about how many would decide an uncertain check if the value stays; None where none would.
+    galaxies_needed : about how many would decide an uncertain check 8 times in 10 if the value is true; None where no
+        number would.
     """
 
     rule: str
@@ -76,8 +78,8 @@ def checks(
         counted: Literal["pass", "fail", "warn"] = on_uncertain if status == "uncertain" else status
         needed = None
         if status == "uncertain":
-            exact = rule.over is None and kind in ("min_accuracy", "max_success_rate")
-            needed = galaxies_needed(estimate, limit, len(run.ids), confidence if exact else None)
+            counts = rule.over != "mean" and kind in ("min_accuracy", "max_success_rate")
+            needed = galaxies_needed(estimate, limit, len(run.ids), confidence, counts)
         name_of = NAMES[kind].replace("perturbed", "clean") if rule.clean else NAMES[kind]
         message = _message(name_of, estimate, kind, limit, status, needed) + (f" (class {worst})" if worst else "")
         check = Check(name, *place, name_of, estimate, kind, limit, status, counted, message, needed)
@@ -94,24 +96,33 @@ def decide(kind: str, estimate: Estimate, limit: float) -> Literal["pass", "fail
     return "fail" if high < limit else "uncertain"
 
 
-def galaxies_needed(estimate: Estimate, limit: float, galaxies: int, confidence: float | None = None) -> int | None:
-    """About how many galaxies would bring the limit out of the interval if the value stays; None where it is the limit.
+def galaxies_needed(
+    estimate: Estimate, limit: float, galaxies: int, confidence: float, counts: bool = False
+) -> int | None:
+    """About how many galaxies would decide 8 times in 10 if the value is true; None where it is the limit.
+
+    For an interval that ends just at the limit, a new sample decides 5 times in 10 only: its value scatters too.
 
     Parameters
     ----------
     galaxies : how many were judged. The estimate may stand on fewer (those that could be flipped, those of a class).
-    confidence : of a Wilson interval, whose end is at the limit L for n = z^2 L (1 - L) / (value - L)^2. None: the
-        part of the interval towards the limit shrinks with the root of the number.
+    confidence : of the interval.
+    counts : the estimate is of galaxies that are right or not (or flipped or not). Then this is the sample size of the
+        test of a proportion with the continuity correction (Fleiss, Levin & Paik 2003, Statistical Methods for Rates
+        and Proportions, chapter 2). Otherwise the part of the interval towards the limit shrinks with the root of the
+        number.
     """
     apart = abs(estimate.value - limit)
     if apart < 1e-12:
         return None
-    if confidence is not None:
-        z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
-        factor = z2 * limit * (1 - limit) / apart**2 / estimate.n
+    z, power = NormalDist().inv_cdf(0.5 + confidence / 2), NormalDist().inv_cdf(POWER)
+    if counts:
+        deviations = [math.sqrt(p * (1 - p)) for p in (limit, estimate.value)]
+        wanted = ((z * deviations[0] + power * deviations[1]) / apart) ** 2 + 1 / apart
+        factor = wanted / estimate.n
     else:
         half = estimate.value - estimate.low if limit < estimate.value else estimate.high - estimate.value
-        factor = (half / apart) ** 2
+        factor = (half / apart * (1 + power / z)) ** 2
     return max(math.ceil(galaxies * factor), galaxies + 1)
 
 
@@ -139,7 +150,7 @@ def _message(name: str, estimate: Estimate, kind: str, limit: float, status: str
         return words
     if needed is None:
         return f"{words}; no number of galaxies would decide, the value is at the limit"
-    return f"{words}; about {needed} galaxies would decide if the value stays"
+    return f"{words}; about {needed} galaxies would decide 8 times in 10 if the value is true"
 
 
 def _place(rule: Rule, units: list[Unit]) -> tuple[str, int | None, float | None, str, Literal["mean", "worst"] | None]:

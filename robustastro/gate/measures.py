@@ -13,7 +13,7 @@ import pandas as pd
 
 from perturbations.errors import InputError
 from robustastro.metrics.distances import boundary_reason, latent_scale
-from robustastro.metrics.intervals import Estimate, fraction, mean, worst_class
+from robustastro.metrics.intervals import Estimate, exact, fraction, mean, worst_class
 from robustastro.metrics.paired import Paired, pair
 from robustastro.metrics.summary import eligible_galaxies
 from robustastro.record import Record, Unit
@@ -124,7 +124,10 @@ def outcome(results: Results, units: Sequence[Unit], over: Literal["mean", "wors
     first, known = pairs[0], results.labelled
     chances = [eligible_galaxies(results.entries[u.perturbation], p) for u, p in zip(units, pairs, strict=True)]
     right = np.stack([p.perturbed_correct for p in pairs])
-    changed = np.stack([could & done for could, done in chances])
+    # an answer that is not finite is no class, so not the target of an attack, either: it counts against the run
+    changed = np.stack(
+        [could & (done | (p.perturbed_class < 0)) for (could, done), p in zip(chances, pairs, strict=True)]
+    )
     apart = np.stack([p.boundary for p in pairs])
     if over == "worst":
         after, success, boundary = right.all(axis=0), changed.any(axis=0), apart.min(axis=0)
@@ -167,8 +170,8 @@ def clean_outcome(results: Results) -> Outcome:
 def measure(limit: str, run: Outcome, baseline: Outcome | None, confidence: float) -> tuple[Estimate, str]:
     """The estimate that is compared with a limit, and which class is worst where that is asked ("" otherwise).
 
-    Accuracies and rates: `fraction`, which is Wilson's interval for one rung. Drops: `drop`. Boundary distances:
-    Student's t. The worst class: `worst_class`.
+    Accuracies and rates: `exact`, so that a run at its limit fails as rarely as `confidence` says; it is not
+    quite the interval of the results. Drops: `drop`. Boundary distances: Student's t. The worst class: `worst_class`.
 
     Raises
     ------
@@ -176,7 +179,7 @@ def measure(limit: str, run: Outcome, baseline: Outcome | None, confidence: floa
     """
     worst = ""
     if limit == "min_accuracy":
-        found = fraction(run.after, confidence)
+        found = exact(run.after, confidence)
     elif limit == "min_worst_class":
         classes = run.record.classes
         found, which = worst_class(run.after > 0.5, run.labels, len(classes), confidence)  # one rung or the worst: 0, 1
@@ -186,7 +189,7 @@ def measure(limit: str, run: Outcome, baseline: Outcome | None, confidence: floa
         found = drop(run.before, run.after, confidence)
     elif limit == "max_success_rate":
         _refuse_lost(run, run.clean_lost, "clean")
-        found = fraction(run.success[run.attackable], confidence)
+        found = exact(run.success[run.attackable], confidence)
     elif limit == "no_worse_than_baseline":
         assert baseline is not None
         _refuse_lost(baseline, baseline.lost, "perturbed")

@@ -155,8 +155,8 @@ def load(path: str | Path) -> Rules:
     InputError : no such file, no TOML, an unknown key, or a rule that nothing could break or keep.
     """
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as problem:
         raise InputError(f"rules {path}: {problem}", "a readable TOML file", "correct the file") from None
     return of(table, str(path))
 
@@ -173,7 +173,9 @@ def of(table: Mapping[str, Any], source: str) -> Rules:
     try:
         return Rules.model_validate({**table, "source": source})
     except pydantic.ValidationError as problem:
-        first = problem.errors()[0]
+        errors = problem.errors()
+        # a key that is misspelt also lacks: the misspelling says more
+        first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
     where = [part + 1 if isinstance(part, int) else part for part in first["loc"]]  # people count rules from 1
     place = " ".join(["rules", source, *(str(part) for part in where)]).replace(" rule ", ", rule ")
     if first["type"] == "extra_forbidden":
@@ -218,6 +220,6 @@ def _refuse_limits(rule: Rule) -> None:
 
 
 def _refuse_confidence(value: float | None) -> None:
-    if value is not None and not 0.5 <= value < 1:
+    if value is not None and not 0.5 <= value <= 0.9999:
         hint = f"confidence is a fraction: {value / 100:g}" if 50 <= value < 100 else "take 0.95"
-        raise InputError(f"confidence = {value:g}", "0.5 <= confidence < 1", hint)
+        raise InputError(f"confidence = {value:g}", "0.5 <= confidence <= 0.9999", hint)

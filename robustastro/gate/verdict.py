@@ -79,13 +79,17 @@ def judge(record: Record, rules: Rules, baseline: Record | None = None) -> Verdi
     other = None if baseline is None else Results(baseline, distances=False)
     notes: list[str] = []
     done: list[Check] = []
+    lacking: dict[str, str] = {}
     for name, rule in zip(rules.names, rules.rule, strict=True):
-        if baseline is not None and rule.no_worse_than_baseline is not None:
+        if baseline is not None and other is not None and rule.no_worse_than_baseline is not None:
+            _refuse_less(rule, results, other)
             for perturbation in matched(rule, results):
                 notes += refuse_unlike(record, baseline, perturbation)
         for units in scopes(rule, results):
             done += checks(name, rule, rules, units, results, other)
-        notes += _partial_ladders(rule, results)
+        lacking |= _partial_ladders(rule, results)
+    if lacking:
+        notes.append(f"not judged, since the run does not have these strengths: {'; '.join(lacking.values())}")
     flags = _flags(record, baseline, rules)
     notes += _remarks(results, rules, done, flags)
     return Verdict(
@@ -123,22 +127,29 @@ def _flags(record: Record, baseline: Record | None, rules: Rules) -> tuple[Raise
     return tuple(found)
 
 
-def _partial_ladders(rule: Rule, results: Results) -> list[str]:
-    """Perturbations of which a rule means the whole ladder and the run has a part."""
+def _refuse_less(rule: Rule, results: Results, baseline: Results) -> None:
+    """Refuse a run without a perturbation that the rule means and the baseline has: nothing would compare it."""
+    lost = set(matched(rule, baseline)) - set(matched(rule, results)) if rule.perturbation is None else set()
+    if lost:
+        raise InputError(
+            f"{results.record.path} lacks {', '.join(sorted(lost))}, which the baseline has",
+            "a run of everything that the rule compares",
+            "run the same suite, or make rules for single perturbations",
+        )
+
+
+def _partial_ladders(rule: Rule, results: Results) -> dict[str, str]:
+    """Of the perturbations of which a rule means the whole ladder: the strengths that the run does not have."""
     if rule.clean or rule.severity is not None or rule.strength is not None:
-        return []
-    parts = []
+        return {}
+    found = {}
     for name in matched(rule, results):
         ladder = results.entries[name].get("ladder") or ()
         there = {f"{unit.strength:.10g}" for unit in results.units(name)}
         missing = [f"{s:g}" for s in ladder if f"{s:.10g}" not in there]
         if missing:
-            parts.append(f"{name} {', '.join(missing)}")
-    return (
-        [f"strengths of the ladders that the run does not have, and that are not judged: {'; '.join(parts)}"]
-        if parts
-        else []
-    )
+            found[name] = f"{name} {', '.join(missing)}"
+    return found
 
 
 def _remarks(results: Results, rules: Rules, done: Sequence[Check], flags: Sequence[RaisedFlag]) -> list[str]:
