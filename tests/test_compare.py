@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from robustastro.figures import comparison as drawn
 from robustastro.figures.style import MARKERS, colours, save
 from robustastro.metrics.comparable import refuse_unlike
 from robustastro.metrics.comparison import compare
+from robustastro.metrics.tables import comparison_table
 from robustastro.record import Head, Record
 
 LADDERS = {name: ENTRIES[name]["ladder"] for name in ("depth", "onepixel")} | {"jpeg": [80.0, 25.0]}
@@ -185,14 +187,15 @@ def test_other_galaxies_labels_and_unfinished_units_are_refused(tmp_path):
         with pytest.raises(InputError, match=r"depth at 0.1 is unfinished in .*d: 13 of 20 galaxies"):
             refuse_unlike(*pair_, "depth")
     (cut.path / "galaxies.parquet").unlink()
-    with pytest.raises(InputError, match="holds no galaxies"):
+    with pytest.raises(InputError, match=r"holds no galaxies|galaxies\.parquet cannot be read"):
         refuse_unlike(first, Record.open(cut.path), "depth")
 
 
 def test_what_an_old_record_does_not_say_is_said_to_be_unknown(tmp_path):
     def forget(run):
-        for key in ("seed", "data", "fitted_on", "versions", "git", "flags"):
+        for key in ("seed", "fitted_on", "versions", "git"):
             run.pop(key, None)
+        run["data"].pop("sha256")
         for key in ("version", "options"):
             entry_of(run).pop(key)
 
@@ -288,11 +291,33 @@ def test_notes_say_how_many_trainings_and_which_collapsed(pair, seeds, tmp_path)
     flag = {"code": "collapsed", "message": "the training collapsed: chance", "remedy": "train another seed"}
     record = edit(make_record(tmp_path / "x", FEW, "dann", n=80, training_seed=2), lambda run: run.update(flags=[flag]))
     document = compare([*seeds[:5], record])
-    assert any(note.startswith("1 of 3 trainings of dann collapsed (dann)") for note in document["notes"])
+    (note,) = [note for note in document["notes"] if note.startswith("1 of 3 trainings of dann collapsed (dann)")]
+    assert "an interval over them holds the truth less often than it says" in note
+    (note,) = [note for note in compare([*seeds[:3], record])["notes"] if note.startswith("1 of 1 trainings of dann")]
+    assert note.endswith("so they are counted")
     assert row(document, "depth")["trainings"]["arm"] == 3  # it is counted
     assert [run["run"] for run in document["runs"] if run["flags"]] == [str(record.path)]
     same = compare([*seeds[:4], edit(record, lambda run: run["model"].update(training_seed=0))])
     assert any("several trainings of dann have the seed 0" in note for note in same["notes"])
+
+
+def test_trainings_that_differ_in_more_than_the_seed_are_said_to(seeds, tmp_path):
+    def trained(seed: int, method: str, recipe: dict | None) -> Record:
+        record = make_record(tmp_path / f"{method}{seed}", FEW, method, n=80, training_seed=seed)
+        return edit(record, lambda run: run["model"].update(recipe=recipe))
+
+    same = {"epochs": 10, "lr": 0.1, "source": {"data": "a"}}
+    base = [trained(seed, "none", dict(same)) for seed in range(2)]
+    arm = [
+        trained(seed, "dann", recipe)
+        for seed, recipe in enumerate([same, None, same | {"lr": 0.2, "weight_decay": 0.0}])
+    ]
+    notes = [note for note in compare([*base, *arm])["notes"] if "more than the seed" in note]
+    assert [note.split(":")[0] for note in notes] == [
+        "the trainings of dann differ in more than the seed (lr, weight_decay)"
+    ]
+    assert not any("more than the seed" in note for note in compare([*base, *arm[:2]])["notes"])
+    assert not any("more than the seed" in note for note in compare(seeds)["notes"])
 
 
 def test_trainings_that_lack_a_perturbation_are_counted_out(seeds, tmp_path):
@@ -350,7 +375,49 @@ def test_corrected_p_are_holms_in_each_family(seeds):
         raw = [r["difference"]["p"] for r in rows]
         assert [r["p_corrected"] for r in rows] == pytest.approx(multipletests(raw, method="holm")[1])
     assert len([r for r in document["results"] if r["over"] == "ladder"]) == 4  # two arms, two perturbations
-    assert len([r for r in document["results"] if r["over"] == "rung"]) == 6
+    assert len([r for r in document["results"] if r["over"] == "rung"]) == 4
+
+
+def test_a_single_strength_has_one_p_and_one_verdict(seeds):
+    rows = [r for r in compare(seeds)["results"] if r["perturbation"] == "onepixel"]
+    assert [(r["arm"], r["over"], r["rungs"], r["strength"]) for r in rows] == [
+        ("dann", "ladder", 1, 1.0),
+        ("mmd", "ladder", 1, 1.0),
+    ]
+
+
+def test_a_verdict_of_a_single_training_is_about_networks(seeds, pair):
+    document = compare(seeds[:4])  # three trainings of none, one of dann
+    assert {r["about"] for r in [*document["results"], *document["clean"]]} == {"networks"}
+    assert {r["about"] for r in compare(seeds)["results"]} == {"methods"}
+    assert {r["about"] for r in compare(seeds)["clean"]} == {"methods"}
+    assert "about these networks" in document["verdict_means"]
+    table = comparison_table(compare(pair))
+    assert "more robust, these networks" in table
+    assert "no evidence, these" not in table
+    clear = compare(seeds, confidence=0.8)
+    assert any(r["verdict"] == "more robust" for r in clear["results"])
+    assert "these networks\n" not in comparison_table(clear)
+
+
+def test_a_training_alone_counts_where_only_it_met_the_perturbation(seeds, tmp_path):
+    parts = [
+        make_record(tmp_path / f"{seed}", {"depth": FEW["depth"]}, "dann", n=80, training_seed=seed) for seed in (7, 8)
+    ]
+    document = compare([*seeds[:4], *parts])  # onepixel: one training of dann of three
+    assert row(document, "onepixel")["about"] == "networks"
+    assert row(document, "depth")["about"] == "methods"
+
+
+def test_all_right_over_a_ladder_is_no_certainty(tmp_path):
+    records = [
+        by_hand(tmp_path / f"{name}{seed}", name, {"depth": [[1] * 50, [1] * 50]}, seed)
+        for name in ("none", "dann")
+        for seed in range(3)
+    ]
+    found = row(compare(records), "depth")["perturbed_accuracy"]["arm"]
+    assert (found["value"], found["high"]) == (1.0, 1.0)
+    assert found["low"] == pytest.approx(50 / (50 + scipy.stats.norm.ppf(0.975) ** 2))
 
 
 def test_the_verdict_is_the_corrected_p_and_the_sign(pair):
@@ -424,7 +491,7 @@ def test_seeds_are_no_galaxies(tmp_path):
     # seed variance of each arm 0.04 / 3 with 2 degrees of freedom; galaxies differ by 0 (16 of them) or 1/3
     parts = [(0.04 / 3, 2), (0.04 / 3, 2), (np.repeat([0, 1 / 3], [16, 24]).var(ddof=1) / 40, 39)]
     variance = sum(v for v, _ in parts)
-    df = variance**2 / sum(v**2 / d for v, d in parts)
+    df = min(variance**2 / sum(v**2 / d for v, d in parts), 4)
     assert found["high"] - 0.2 == pytest.approx(scipy.stats.t.ppf(0.975, df) * np.sqrt(variance), rel=0.03)
 
 
@@ -460,11 +527,48 @@ def test_distances_are_of_the_same_galaxies_and_scale_free(pair):
     assert row(document, "depth")["flip_distance"]["arm"]["n"] < 80
 
 
+def test_a_flip_counts_where_every_training_flips(tmp_path):
+    """The trainings of an arm flip galaxies 0 and 1, or 1 and 2; the baseline all four."""
+    records = [by_hand(tmp_path / f"a{seed}", "none", {"depth": [[0] * 4]}, seed) for seed in (0, 1)]
+    records += [
+        by_hand(tmp_path / f"b{seed}", "dann", {"depth": [right]}, seed)
+        for seed, right in enumerate([[0, 0, 1, 1], [1, 0, 0, 1]])
+    ]
+    found = row(compare(records), "depth")
+    assert found["flipped"] == {"baseline": [4, 4], "arm": [2, 2]}
+    assert found["flip_distance"]["arm"]["n"] == found["flip_distance"]["baseline"]["n"] == 1  # galaxy 1
+    back = row(compare(records, "dann"), "depth")["flip_distance"]
+    assert back["arm"]["n"] == 1
+
+
+@pytest.mark.parametrize("apart", [1e-6, 0.0, np.nan])
+def test_without_a_latent_scale_there_are_no_distances_over_it(apart, seeds, tmp_path, recwarn):
+    record = make_record(tmp_path, FEW, "dann", n=80, training_seed=2)
+    record.write_head(replace(record.head, centroids=apart * record.head.centroids))
+    document = compare([*seeds[:5], Record.open(tmp_path)])
+    said = "1 of 3 trainings have class centroids at one point, or unknown"
+    for r in document["results"]:
+        for name in ("latent_shift", "boundary_distance", "flip_distance"):
+            scaled = r[name]["scaled"]
+            assert scaled.pop("reason") == f"arm: {said}"
+            assert scaled.pop("cohens_dz") is None
+            assert all(e == {"value": None, "low": None, "high": None, "n": 0} for e in scaled.values())
+        assert r["latent_shift"]["arm"]["n"] == 80
+    assert f"dann: {said}, so no distance over latent scale" in document["notes"]
+    assert not recwarn.list
+    back = compare([*seeds[:5], Record.open(tmp_path)], "dann")
+    assert row(back, "depth")["latent_shift"]["scaled"]["reason"] == f"baseline: {said}"
+    json.dumps(document, allow_nan=False)
+    whole = compare(seeds)
+    assert row(whole, "depth", arm="dann")["latent_shift"]["scaled"]["reason"] is None
+    assert not any("latent scale" in note for note in whole["notes"])
+
+
 def test_over_the_ladder_a_galaxy_counts_with_the_same_rungs_in_both(tmp_path):
     base = by_hand(tmp_path / "a", "none", {"depth": [[1] * 9, [0] * 9]})
     arm = by_hand(tmp_path / "b", "dann", {"depth": [[1] * 9, [0] * 9]})
     table = arm.unit("depth", 0.6).reset_index()
-    table["logits"] = [np.full(3, np.nan), *table["logits"][1:]]
+    table["latent"] = [np.full_like(table["latent"][0], np.nan), *table["latent"][1:]]
     arm.write_shard("depth", 0.6, 0, table)
     found = row(compare([base, arm]), "depth")["latent_shift"]
     assert found["baseline"] == found["arm"]  # galaxy 0: the first rung alone, 0; the others the mean of 0 and sqrt 5
@@ -544,7 +648,9 @@ def test_compare_prints_a_table_for_people(pair, capsys, tmp_path):
     (line,) = [line for line in body if line.startswith("onepixel")]
     value, low, high = (100 * found["difference"][part] for part in ("value", "low", "high"))
     assert f"{value:.1f} [{low:.1f}, {high:.1f}]" in line
-    assert line.endswith(found["verdict"])
+    assert line.endswith(f"{found['verdict']}, these networks")
+    assert "not corrected for how many" in out
+    assert "taken to be independent" in out
     assert "1 / 1" in line
     assert "Brackets: 90% intervals" in out
     assert "this compares two networks, not two methods" in out
@@ -638,9 +744,9 @@ def test_the_figure_says_what_it_compares(pair, seeds):
     assert fig.legends[0].get_texts()[0].get_text() == "plain (1 training) minus adapted (1 training)"
     assert fig.axes[0].get_xlabel() == "perturbed accuracy minus\nthat of adapted [points], 95% intervals"
     caption = drawn.caption(pair)
-    assert "two networks, not two methods" in caption
+    assert "these are networks, not methods" in caption
     assert "depth, fraction of the exposure kept" in caption
-    assert "not two methods" not in drawn.caption(seeds)
+    assert "networks, not methods" not in drawn.caption(seeds)
     with pytest.raises(InputError, match="one name per run"):
         drawn.figure(pair, ["only"])
 
@@ -671,3 +777,14 @@ def test_the_file_is_the_same_every_time(seeds, tmp_path):
     for name in "ab":
         save(drawn.figure(seeds[:6]), tmp_path / f"{name}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_answers_that_are_no_numbers_are_not_compared(tmp_path):
+    """Whatever is compared with a network that answers NaN would look more robust."""
+    one = by_hand(tmp_path / "a", "none", {"depth": [[1, 0] * 20]})
+    two = by_hand(tmp_path / "b", "dann", {"depth": [[1] * 40]})
+    table = one.unit("depth", 0.8).reset_index()
+    table["logits"] = [np.full(3, np.nan)] * 7 + list(table["logits"][7:])
+    one.write_shard("depth", 0.8, 0, table)
+    with pytest.raises(InputError, match="outputs of 7 galaxies are not finite under depth"):
+        compare([one, two])

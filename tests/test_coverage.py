@@ -13,10 +13,12 @@ BENCHMARK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "cover
 CHOSEN = [
     (setting, draw)
     for setting, draw in BENCHMARK["settings"]()
-    if setting.n == 150 and setting.p in (None, 0.5, 0.85) and "scatter 1" not in setting.case
+    if setting.n == 150 and setting.p in (None, 0.5, 0.85, 0.995) and "scatter 1" not in setting.case
     if setting.interval != "mce"  # slow, and a bootstrap as the other
+    if BENCHMARK["LONE"] not in setting.case  # of another question than the interval's
 ]
-CAREFUL = {"worst_class", "difference", "ratio", "over_seeds", "median"}  # may hold the truth more often than they say
+LONE = [(s, draw) for s, draw in BENCHMARK["settings"]() if BENCHMARK["LONE"] in s.case and s.n == 500 and s.p == 0.85]
+CAREFUL = {"worst_class", "difference", "ratio", "over_seeds", "median", "exact"}  # may hold the truth more often
 
 
 def margin(replicates: int) -> float:
@@ -33,6 +35,13 @@ def test_intervals_hold_the_truth(setting, draw):
     assert found["coverage"] >= 0.93 - margin(replicates)
     if setting.interval not in CAREFUL:
         assert found["coverage"] <= 0.985  # and not by being too wide
+
+
+def test_of_two_methods_a_lone_training_says_less_than_its_interval():
+    """As the docstring of `difference` says."""
+    assert {setting.k for setting, _ in LONE} == {(1, 1), (1, 5)}
+    for setting, draw in LONE:
+        assert BENCHMARK["coverage"](draw, 400)["coverage"] < (0.6 if setting.k == (1, 1) else 0.91)
 
 
 def test_every_interval_is_simulated():

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robustastro.figures.style import MARKERS, PAGE, blank, colours, model_names, style
-from robustastro.metrics.arms import ONE_EACH
 from robustastro.metrics.comparison import compare
 from robustastro.metrics.tables import strength_text
 from robustastro.record import Record
@@ -66,7 +65,8 @@ def caption(records: Sequence[Record], names: Sequence[str] | None = None, basel
     called = _called(document, records, names)
     below = "below it each strength" if len(_rows(document)) > len(_ladders(document)) else "its strengths left out"
     parameters = dict.fromkeys(f"{r['perturbation']}, {r['parameter']}" for r in document["results"])
-    alone = f" {ONE_EACH.capitalize()}." if all(arm["trainings"] == 1 for arm in document["arms"]) else ""
+    single = [called[arm["name"]] for arm in document["arms"] if arm["trainings"] == 1]
+    alone = f" Of {', '.join(single)} there is one training: these are networks, not methods." if single else ""
     collapsed = {run["model"] for run in document["runs"] for flag in run["flags"] if flag["code"] == "collapsed"}
     failed = f" Trainings that collapsed, and are counted: {', '.join(sorted(collapsed))}." if collapsed else ""
     return (
@@ -87,8 +87,7 @@ def _rows(document: Mapping[str, Any]) -> list[Row]:
     """Results to draw: the ladder of each perturbation and then its rungs, or the ladders alone if there are many."""
     rows: dict[tuple[Any, ...], Row] = {}
     for result in document["results"]:
-        if result["over"] == "ladder" or result["of_rungs"] > 1:  # the ladder of a single rung is this rung
-            rows.setdefault((result["perturbation"], result["over"], result["strength"]), []).append(result)
+        rows.setdefault((result["perturbation"], result["over"], result["strength"]), []).append(result)
     found = [row for name in _ladders(document) for (of, _, _), row in rows.items() if of == name]
     return found if len(found) <= MOST else [row for row in found if row[0]["over"] == "ladder"]
 

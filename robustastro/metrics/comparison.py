@@ -1,7 +1,7 @@
 """Is one way of training more robust than another? Several runs side by side, on the same perturbed galaxies.
 
 An arm is one way to a network: a method and an architecture. Its trainings (models with other weights) are training
-seeds. Every arm is compared with the baseline arm.
+seeds. Every arm is compared with the baseline arm. Galaxies are taken to be independent of each other.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ from robustastro.metrics.arms import (
     runs_of,
 )
 from robustastro.metrics.comparable import refuse_unlike
-from robustastro.metrics.intervals import CONFIDENCE, NOTHING, Estimate, fraction
+from robustastro.metrics.intervals import CONFIDENCE, NOTHING, Estimate
 from robustastro.metrics.ladder import mce
-from robustastro.metrics.significance import cohens_h, difference, holm, over_seeds, ratio
-from robustastro.record import Record
+from robustastro.metrics.significance import cohens_dz, cohens_h, difference, holm, over_seeds, ratio
+from robustastro.record import Record, jsonable
 
 MEANING = (
     "The verdict is about accuracy on perturbed images. 'more robust': right on more of the same perturbed galaxies "
     "than the baseline, with a p, corrected by Holm's method, below {alpha:.3g}; 'less robust': on fewer; 'no "
-    "evidence': the galaxies and trainings cannot tell, which does not mean equal. An arm that is better on clean "
-    "images, too, is more accurate and may lose as much: see the clean accuracy and the difference in drop."
+    "evidence': the galaxies and trainings cannot tell, which does not mean equal. With one training of either arm the "
+    "verdict is about these networks: another training of the same method may turn it round. It is about methods "
+    "(`about`) only where both arms have two trainings or more. An arm that is better on clean images, too, is more "
+    "accurate and may lose as much: see the clean accuracy and the difference in drop."
 )
 
 
@@ -50,18 +52,21 @@ def compare(
 ) -> dict[str, Any]:
     """The document of `compare --json` (schema 1): every arm against the baseline arm.
 
-    Runs of one method and architecture are one arm; its models with other weights are training seeds. Runs of one model
-    with other perturbations are taken together.
+    Runs of one method and architecture are one arm; its models with other weights are training seeds. They are taken
+    to be alike but for the seed; `notes` says where their recipes are known to differ. Runs of one model with other
+    perturbations are taken together.
 
     - `results`: for each arm and perturbation that all arms met, first over the whole ladder (`over` "ladder"; a galaxy
-      counts with its mean over the rungs), then at each of its strengths (`over` "rung"). `difference` is arm minus
-      baseline in perturbed accuracy, `drop_difference` the same in clean minus perturbed accuracy; see
-      `significance.difference`. `p_corrected` is corrected by Holm over all ladders, or over all rungs, of all arms.
-      `cohens_h`: effect size. All numbers are of labelled galaxies.
+      counts with its mean over the rungs), then at each of its strengths (`over` "rung"), where it has several.
+      `difference` is arm minus baseline in perturbed accuracy, `drop_difference` the same in clean minus perturbed
+      accuracy; see `significance.difference`. `p_corrected` is corrected by Holm over all ladders, or over all rungs,
+      of all arms; intervals are each for itself. `about` says of what the verdict is: "methods" where both arms have
+      two trainings or more, else "networks". `cohens_h`: effect size. All numbers are of labelled galaxies.
     - `latent_shift`, `boundary_distance`, and `flip_distance` over the galaxies flipped in every training of both
       (`flipped` counts those of each training, over the ladder those that any rung flips): means of arm and baseline
-      over the same galaxies, and their `ratio` (Fieller's interval), null where the baseline's mean may be
-      zero. `scaled`: each divided by the model's `latent_scale`.
+      over the same galaxies, their effect size `cohens_dz`, and `ratio` (Fieller's interval), null where the
+      baseline's mean may be zero. `scaled`: each divided by the model's `latent_scale`; without numbers, and
+      with a `reason`, where a training has no such scale, or less than a thousandth of the arm's largest.
     - `clean`: accuracy without perturbation, on the galaxies of the perturbation that has most of them.
     - `mce`: mean corruption error of each arm (Hendrycks & Dietterich 2019), over the galaxies of all corruptions.
     - `runs` lists flags; `left_out` what was not compared and why; `notes` what else to know.
@@ -90,9 +95,15 @@ def compare(
             notes += refuse_unlike(found[0], record, name)
         entry = next(p for p in found[0].run["perturbations"] if p["name"] == name)
         met[name] = [meet(arm, entry, found[0]) for arm in arms]
+        notes += [
+            f"{arm.name}: {said}, so no distance over latent scale"
+            for arm, of in zip(arms, met[name], strict=True)
+            if (said := of.unscaled())
+        ]
         data.add((found[0].run.get("data") or {}).get("sha256") or len(found[0].galaxies))
         for arm, of in zip(arms[1:], met[name][1:], strict=True):
-            for rung in (None, *range(len(entry["rungs"]))):
+            several = len(entry["rungs"]) > 1  # the ladder of a single rung is this rung: one test, one verdict
+            for rung in (None, *range(len(entry["rungs"]) if several else 0)):
                 row = _result(rung, arm.name, of, met[name][0], confidence)
                 results.append(row | _distances(rung, of, met[name][0], confidence))
         notes += lacking(arms, name)
@@ -126,7 +137,7 @@ def _result(rung: int | None, arm: str, first: Met, second: Met, confidence: flo
     at = slice(None) if rung is None else slice(rung, rung + 1)
     one, two = (_mean_rungs(of.correct[:, at]) for of in (first, second))  # right after the perturbation
     drop1, drop2 = first.clean.astype(float) - one, second.clean.astype(float) - two
-    accuracy1, accuracy2 = _accuracy(one, confidence), _accuracy(two, confidence)
+    accuracy1, accuracy2 = (over_seeds(of, confidence, fractions=True) for of in (one, two))
     return {
         "arm": arm,
         **{key: entry.get(key) for key in ("family", "kind", "parameter", "unit")},
@@ -138,7 +149,7 @@ def _result(rung: int | None, arm: str, first: Met, second: Met, confidence: flo
         "strength": only.get("strength"),
         "n": first.clean.shape[1],
         "trainings": {"baseline": len(second.clean), "arm": len(first.clean)},
-        "clean_accuracy": _two(*(_accuracy(of.clean, confidence) for of in (first, second))),
+        "clean_accuracy": _two(*(over_seeds(of.clean, confidence) for of in (first, second))),
         "perturbed_accuracy": _two(accuracy1, accuracy2),
         "difference": _difference(one, two, 1 / len(rungs), confidence),
         "drop_difference": _difference(drop1, drop2, 1 / len(rungs), confidence),
@@ -160,7 +171,7 @@ def _distances(rung: int | None, first: Met, second: Met, confidence: float) -> 
     for name, (one, two, wanted) in distances.items():
         there = wanted & np.isfinite(one).all(axis=0) & np.isfinite(two).all(axis=0)  # of a galaxy the same rungs
         one, two = (_mean_rungs(np.where(there, values, np.nan)) for values in (one, two))
-        found[name] = _distance(one, two, (first.scale, second.scale), confidence)
+        found[name] = _distance(one, two, confidence) | {"scaled": _scaled(one, two, first, second, confidence)}
     return {
         **found,
         "flipped": {
@@ -196,24 +207,21 @@ def _mean_rungs(values: np.ndarray) -> np.ndarray:
     return np.divide(total, counts, out=np.full(counts.shape, math.nan), where=counts > 0)
 
 
-def _accuracy(values: np.ndarray, confidence: float) -> Estimate:
-    if len(values) == 1:
-        return fraction(values[0], confidence)
-    found = over_seeds(values, confidence)
-    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
-
-
-def _distance(
-    first: np.ndarray, second: np.ndarray, scales: tuple[np.ndarray, np.ndarray], confidence: float
-) -> dict[str, Any]:
-    """Means of a distance (k, n) in arm and baseline over the galaxies that have it in both, raw and scale-free."""
+def _distance(first: np.ndarray, second: np.ndarray, confidence: float) -> dict[str, Any]:
+    """Means of a distance (k, n) in arm and baseline over the galaxies that have it in both, and their ratio."""
     there = np.isfinite(first).all(axis=0) & np.isfinite(second).all(axis=0)
-    found = []
-    for one, two in ((first, second), (first / scales[0][:, None], second / scales[1][:, None])):
-        one, two = one[:, there], two[:, there]
-        means = _two(over_seeds(one, confidence), over_seeds(two, confidence))
-        found.append(means | {"ratio": _ratio(one, two, confidence).to_dict()})
-    return {**found[0], "scaled": found[1]}
+    one, two = first[:, there], second[:, there]
+    means = _two(over_seeds(one, confidence), over_seeds(two, confidence))
+    effect = cohens_dz(one.mean(axis=0), two.mean(axis=0))
+    return means | {"ratio": _ratio(one, two, confidence).to_dict(), "cohens_dz": jsonable(effect)}
+
+
+def _scaled(one: np.ndarray, two: np.ndarray, first: Met, second: Met, confidence: float) -> dict[str, Any]:
+    """`_distance` over the latent scale of each training; without numbers, and a `reason`, where one has none."""
+    reasons = [f"{of}: {said}" for of, met in (("arm", first), ("baseline", second)) if (said := met.unscaled())]
+    if reasons:
+        return _two(NOTHING, NOTHING) | {"ratio": NOTHING.to_dict(), "cohens_dz": None, "reason": "; ".join(reasons)}
+    return _distance(one / first.scale[:, None], two / second.scale[:, None], confidence) | {"reason": None}
 
 
 def _ratio(first: np.ndarray, second: np.ndarray, confidence: float) -> Estimate:
@@ -232,7 +240,7 @@ def _clean(arms: Sequence[Arm], met: Mapping[str, Sequence[Met]], confidence: fl
     for k, arm in enumerate(arms[1:], start=1):
         name = max(met, key=lambda of: (met[of][k].clean.shape[1], len(met[of][k].clean) + len(met[of][0].clean)))
         one, two = met[name][k].clean, met[name][0].clean
-        accuracy = [_accuracy(of, confidence) for of in (one, two)]
+        accuracy = [over_seeds(of, confidence) for of in (one, two)]
         rows.append(
             {
                 "arm": arm.name,
@@ -270,3 +278,4 @@ def _correct(rows: Sequence[dict[str, Any]], better: str, confidence: float) -> 
         row["p_corrected"] = None if math.isnan(corrected) else corrected
         told = corrected < 1 - confidence and value
         row["verdict"] = f"{'more' if value > 0 else 'less'} {better}" if told else "no evidence"
+        row["about"] = "methods" if min(row["trainings"].values()) > 1 else "networks"

@@ -30,11 +30,13 @@ NOTE_PIXELS = (
 )
 NOTE_COMPARE = "Accuracy in percent, with 95% Wilson intervals in brackets."
 NOTE_COMPARISON = (
-    "Brackets: {confidence:.4g}% intervals, for the chance in the galaxies and, of several trainings, in the training. "
-    "Difference: accuracy of the arm minus the baseline's on the same "
-    "galaxies; in drop: the same in clean minus perturbed accuracy. p: corrected by Holm's method among all ladders "
-    "or all rungs. h: Cohen's effect size (0.2 small, 0.5 medium, 0.8 large). Boundary ratio: mean distance from "
-    "leaving the true class, over latent scale, of the arm over the baseline; '-' where the baseline's may be zero."
+    "Brackets: {confidence:.4g}% intervals, for the chance in the galaxies and, of several trainings, in the training; "
+    "each is for itself, not corrected for how many there are. Galaxies are taken to be independent: where several are "
+    "views of one object, intervals are too narrow and p too small. Difference: accuracy of the arm minus the "
+    "baseline's on the same galaxies; in drop: the same in clean minus perturbed accuracy. p: corrected by Holm's "
+    "method among all ladders (a single strength is one, too) or all rungs. h: Cohen's effect size (0.2 small, 0.5 "
+    "medium, 0.8 large). Boundary ratio: mean distance from leaving the true class, over latent scale, of the arm over "
+    "the baseline; '-' where the baseline's may be zero, or a training has no latent scale."
 )
 
 
@@ -94,8 +96,7 @@ def comparison_table(document: Mapping[str, Any], markdown: bool = False) -> str
     head += ["p", "difference in drop [points]", "h", "boundary ratio", "verdict"]
     for r in [*document["clean"], *document["results"]]:
         clean = "perturbation" not in r
-        if not clean and r["over"] == "rung" and r["of_rungs"] == 1:
-            continue  # the ladder is this rung
+        of_these = ", these networks" if r["about"] == "networks" and r["verdict"] != "no evidence" else ""
         strength = "" if clean else f"mean of {r['rungs']}" if r["strength"] is None else strength_text(r)
         accuracy = r["clean_accuracy" if clean else "perturbed_accuracy"]
         rows.append(
@@ -108,7 +109,7 @@ def comparison_table(document: Mapping[str, Any], markdown: bool = False) -> str
                 "-" if clean else estimate_text(r["drop_difference"], 100.0, 1),
                 f"{r['cohens_h']:+.2f}",
                 "-" if clean else estimate_text(r["boundary_distance"]["scaled"]["ratio"]),
-                r["verdict"],
+                r["verdict"] + of_these,
             ]
         )  # fmt: skip
     notes = [_parameters(document["results"]), NOTE_COMPARISON.format(confidence=100 * document["confidence"])]
@@ -136,7 +137,7 @@ def estimate_text(estimate: Mapping[str, Any], factor: float = 1.0, digits: int 
 
 def strength_text(result: Mapping[str, Any]) -> str:
     """A strength with its unit: "0.6 arcsec"."""
-    return f"{result['strength']:.4g} {unit_text(result['unit'])}".strip()
+    return one_line(f"{result['strength']:.4g} {unit_text(result['unit'])}")
 
 
 def unit_text(unit: str) -> str:
@@ -167,9 +168,14 @@ def _parameters(results: Sequence[Mapping[str, Any]]) -> str:
     return f"Strength. {'; '.join(named)}." if named else "No results yet."
 
 
+def one_line(text: object) -> str:
+    """Text on one line, without the control characters that a terminal or a log would obey."""
+    return "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+
+
 def escaped(text: object) -> str:
     """Text as Markdown shows it, on one line and in one cell of a table; only what could be markup is changed."""
-    words = " ".join(str(text).split())
+    words = one_line(text)
     for mark, shown in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         words = words.replace(mark, shown)
     # brackets make a link only where a parenthesis, a bracket or a colon follows; an underscore within a word is none
@@ -182,6 +188,7 @@ def _layout(head: list[str], rows: list[list[str]], notes: list[str], markdown: 
         rule = ["---", "---"] + ["---:"] * (len(head) - 2)
         lines = ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]
         return "\n".join([*lines, "", *(escaped(note) for note in notes)]) + "\n"
+    rows, notes = [[one_line(cell) for cell in row] for row in rows], [one_line(note) for note in notes]
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     lines = [
         "  ".join(
