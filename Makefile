@@ -53,8 +53,8 @@ reports/demo/resnet18.pt: reports/demo/dann.pt
 	$(BIN)/robustastro simulate --depth Y10 -n 1500 --seed 1 --out reports/demo/y10.h5
 	$(BIN)/robustastro train --source reports/demo/y10.h5 --arch resnet18 --epochs 12 --batch 32 --out $@
 
-# three trainings of each method of the demo under the quick suite: what can be said of methods, and a page of three runs
-SEEDS := 0 1 2
+# five trainings of each method of the demo under the quick suite: what can be said of methods, and a page of three runs
+SEEDS := 0 1 2 3 4
 OF_SEEDS := reports/seeds/runs
 report-seeds: $(READY)
 	mkdir -p $(OF_SEEDS)

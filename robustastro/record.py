@@ -293,7 +293,7 @@ class Record:
                 )  # fmt: skip
             kept = None if columns is None else [n for n in file.schema_arrow.names if n == "id" or n in columns]
             found = file.read(columns=kept)
-            for name in {"logits", "latent"} & set(found.column_names):
+            for name in {"logits", "latent"} & set(found.column_names) if found.num_rows else ():
                 sizes = pyarrow.compute.call_function("list_value_length", [found[name]]).unique().to_pylist()
                 if len(sizes) > 1 or (name == "logits" and sizes not in ([], [len(self.classes)])):
                     raise ValueError(f"{name} of {' or '.join(map(str, sizes))} numbers")

@@ -204,7 +204,7 @@ def test_the_science_figure_draws_what_the_record_says(record):
                 assert (line.get_markerfacecolor() == "white") == (state == "clean")
     assert fig.get_supxlabel() == "size (half_light_radius); bins of 22 to 23 galaxies of all classes"
     words = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert words == ["none", "clean", "seeing 1 arcsec"]
+    assert words == ["none", "clean", "seeing 1 arcsec", "95% interval"]
     caption = module.caption([record], perturbation="seeing", quantity="size")
     assert "seeing 1 arcsec" in caption
     assert "bins of 22 to 23 galaxies" in caption

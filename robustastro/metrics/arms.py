@@ -210,7 +210,7 @@ def notes_of(arms: Sequence[Arm]) -> list[str]:
         if collapsed:
             few = (
                 "; few trainings do not tell how many will collapse, so an interval over them holds the truth less "
-                "often than it says (simulated, where a fifth of trainings collapse: 64 to 79% in place of 95%)"
+                "often than it says"
             )
             notes.append(
                 f"{len(collapsed)} of {len(models)} trainings of {arm.name} collapsed ({', '.join(collapsed)}): a "
