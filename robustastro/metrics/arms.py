@@ -83,7 +83,8 @@ def arms_of(records: Sequence[Record]) -> list[Arm]:
                 )
             runs[entry["name"]] = record
     if len(arms) < 2:
-        having = f"{len(records)} runs of one arm ({next(iter(arms.values())).name})" if arms else "no run"
+        count, arm = len(records), next(iter(arms.values()), None)
+        having = f"{count} run{'s' * (count > 1)} of one arm ({arm.name})" if arm else "no run"
         raise InputError(
             f"{having} to compare",
             "runs of two or more arms; an arm is a method and an architecture, and its models are training seeds",
