@@ -648,7 +648,7 @@ def test_compare_prints_a_table_for_people(pair, capsys, tmp_path):
     (line,) = [line for line in body if line.startswith("onepixel")]
     value, low, high = (100 * found["difference"][part] for part in ("value", "low", "high"))
     assert f"{value:.1f} [{low:.1f}, {high:.1f}]" in line
-    assert line.endswith(f"{found['verdict']}, these networks")
+    assert f"  {found['verdict']}, these networks  " in line
     assert "not corrected for how many" in out
     assert "taken to be independent" in out
     assert "1 / 1" in line

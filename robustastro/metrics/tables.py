@@ -93,7 +93,7 @@ def comparison_table(document: Mapping[str, Any], markdown: bool = False) -> str
     """The document of `compare` for people: a row per arm and perturbation over the ladder, then each rung; notes."""
     baseline, rows = document["baseline"], []
     head = ["perturbation", "strength", "arm", "n", "trainings", f"{baseline} [%]", "arm [%]", "difference [points]"]
-    head += ["p", "difference in drop [points]", "h", "boundary ratio", "verdict"]
+    head += ["p", "verdict", "difference in drop [points]", "h", "boundary ratio"]
     for r in [*document["clean"], *document["results"]]:
         clean = "perturbation" not in r
         of_these = ", these networks" if r["about"] == "networks" and r["verdict"] != "no evidence" else ""
@@ -106,10 +106,10 @@ def comparison_table(document: Mapping[str, Any], markdown: bool = False) -> str
                 *(estimate_text(accuracy[of], 100.0, 1) for of in ("baseline", "arm")),
                 estimate_text(r["difference"], 100.0, 1),
                 "-" if r["p_corrected"] is None else f"{r['p_corrected']:.2g}",
+                r["verdict"] + of_these,
                 "-" if clean else estimate_text(r["drop_difference"], 100.0, 1),
                 f"{r['cohens_h']:+.2f}",
                 "-" if clean else estimate_text(r["boundary_distance"]["scaled"]["ratio"]),
-                r["verdict"] + of_these,
             ]
         )  # fmt: skip
     notes = [_parameters(document["results"]), NOTE_COMPARISON.format(confidence=100 * document["confidence"])]
@@ -187,7 +187,7 @@ def _layout(head: list[str], rows: list[list[str]], notes: list[str], markdown: 
         cells = [[escaped(cell) for cell in row] for row in (head, *rows)]
         rule = ["---", "---"] + ["---:"] * (len(head) - 2)
         lines = ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]
-        return "\n".join([*lines, "", *(escaped(note) for note in notes)]) + "\n"
+        return "\n".join([*lines, "", "\n\n".join(escaped(note) for note in notes)]) + "\n"
     rows, notes = [[one_line(cell) for cell in row] for row in rows], [one_line(note) for note in notes]
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     lines = [
