@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-from robustastro import __version__, commands
-from robustastro.evaluate.plan import step
-from robustastro.metrics.summary import summarise
-from robustastro.models.bundles import load_model
-from robustastro.progress import shown
-from robustastro.record import write_whole
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where perturbations.py would hide the package
+
+from robustastro import __version__, commands  # noqa: E402
+from robustastro.evaluate.plan import step  # noqa: E402
+from robustastro.metrics.summary import summarise  # noqa: E402
+from robustastro.models.bundles import load_model  # noqa: E402
+from robustastro.progress import shown  # noqa: E402
+from robustastro.record import write_whole  # noqa: E402
 
 UNIFORM = {"settings": "published", "pop": 100, "generations": 14, "stop": "argmax"}
 BUDGETS = (101, 401, 1001, 1501)

@@ -19,15 +19,17 @@ from pathlib import Path
 
 import torch
 
-from robustastro import __version__
-from robustastro.adapt import METHODS
-from robustastro.adapt.training import Recipe, stretched, train
-from robustastro.data import mocks
-from robustastro.data.splits import FRACTIONS, select
-from robustastro.metrics.intervals import proportion
-from robustastro.models.subject import Subject
-from robustastro.progress import say, shown
-from robustastro.record import write_whole
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where perturbations.py would hide the package
+
+from robustastro import __version__  # noqa: E402
+from robustastro.adapt import METHODS  # noqa: E402
+from robustastro.adapt.training import Recipe, stretched, train  # noqa: E402
+from robustastro.data import mocks  # noqa: E402
+from robustastro.data.splits import FRACTIONS, select  # noqa: E402
+from robustastro.metrics.intervals import proportion  # noqa: E402
+from robustastro.models.subject import Subject  # noqa: E402
+from robustastro.progress import say, shown  # noqa: E402
+from robustastro.record import write_whole  # noqa: E402
 
 COMPARED, GOAL = ("none", "mmd", "dann"), 0.90
 

@@ -168,12 +168,15 @@ class Record:
             return pd.DataFrame()
         rows = pd.concat([self._table(shard, columns) for shard in shards])
         order = self.galaxies.index
+        if rows.index.equals(order):
+            return rows
         if not rows.index.is_unique or not rows.index.isin(order).all():
             raise InputError(
-                f"{shards[0].parent}: galaxies twice, or that are not those of the run", "the files of one run",
+                f"{shards[0].parent}: galaxies twice, or that are not those of the run",
+                "the files of one run",
                 "run its command again in an empty directory",
-            )  # fmt: skip
-        return rows if rows.index.equals(order) else rows.loc[order[order.isin(rows.index)]]
+            )
+        return rows.loc[order[order.isin(rows.index)]]
 
     def rows(self, perturbation: str, strength: float) -> int:
         """How many galaxies of a unit are done, from the ends of its files only."""
