@@ -38,7 +38,7 @@ MEANING = (
     "than the baseline, with a p, corrected by Holm's method, below {alpha:.3g}; 'less robust': on fewer; 'no "
     "evidence': the galaxies and trainings cannot tell, which does not mean equal. With one training of either arm the "
     "verdict is about these networks: another training of the same method may turn it round. It is about methods "
-    "(`about`) only where both arms have two trainings or more. An arm that is better on clean images, too, is more "
+    "only where both arms have two trainings or more. An arm that is better on clean images, too, is more "
     "accurate and may lose as much: see the clean accuracy and the difference in drop."
 )
 
