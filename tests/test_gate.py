@@ -24,7 +24,6 @@ from robustastro.gate import summary
 from robustastro.gate.checks import decide, galaxies_needed
 from robustastro.gate.first import first_rules
 from robustastro.gate.junit import junit
-from robustastro.gate.measures import drop
 from robustastro.gate.verdict import judge
 from robustastro.metrics import summarise
 from robustastro.metrics.intervals import Estimate, exact, paired_drop, proportion
@@ -327,16 +326,6 @@ def test_the_numbers_are_those_of_the_results(tmp_path):
             assert found == pytest.approx(ends, abs=0.02 if near else None), name
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_drop_of_shares_is_newcombes_for_zeros_and_ones(seed):
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 40))
-    before = rng.random(n) < rng.random()
-    after = np.where(rng.random(n) < rng.random(), before, rng.random(n) < rng.random())
-    got, expected = drop(before * 1.0, after * 1.0, 0.95), paired_drop(before, after)
-    assert vars(got) == pytest.approx(vars(expected), abs=1e-9)
-
-
 def test_drop_over_rungs_covers_the_true_drop():
     """Three rungs, correlated within a galaxy; the truth from a large sample."""
     rng = np.random.default_rng(5)
@@ -348,7 +337,7 @@ def test_drop_over_rungs_covers_the_true_drop():
 
     before, after = draw(400_000)
     truth = before.mean() - after.mean()
-    intervals = [drop(*draw(150), 0.95) for _ in range(2000)]
+    intervals = [paired_drop(*draw(150), 0.95) for _ in range(2000)]
     assert 0.93 <= np.mean([e.low <= truth <= e.high for e in intervals]) <= 0.985
 
 
@@ -439,11 +428,11 @@ def test_so_many_galaxies_decide_a_drop_eight_times_in_ten(after, margin):
 
     counts = np.round(100 * np.array(chances)).astype(int)
     seen = np.repeat([1.0, 1.0, 0.0, 0.0], counts), np.repeat([1.0, 0.0, 1.0, 0.0], counts)
-    estimate = drop(*seen, 0.95)
+    estimate = paired_drop(*seen, 0.95)
     assert decide("max_drop", estimate, margin) == "uncertain"
     needed = galaxies_needed(estimate, margin, 100, 0.95)
     assert needed is not None
-    said = [decide("max_drop", drop(*draw(needed), 0.95), margin) for _ in range(600)]
+    said = [decide("max_drop", paired_drop(*draw(needed), 0.95), margin) for _ in range(600)]
     assert 0.7 <= np.mean([s != "uncertain" for s in said]) <= 0.9
 
 

@@ -84,6 +84,25 @@ def test_paired_drop_gives_the_published_examples(counts, low, high):
     assert got.value == pytest.approx((counts[1] - counts[2]) / sum(counts))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_paired_drop_is_newcombes_from_the_counts(seed):
+    """Method 10 in the counts of the fourfold table, as the paper has it; shares of 0 and 1 are the same galaxies."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 40))
+    before = rng.random(n) < rng.random()
+    after = np.where(rng.random(n) < rng.random(), before, rng.random(n) < rng.random())
+    a, b, c, d = (int(np.sum(cell)) for cell in (before & after, before & ~after, ~before & after, ~before & ~after))
+    margins, cross = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
+    phi = (max(cross - n / 2, 0) if cross > 0 else cross) / math.sqrt(margins) if margins else 0.0
+    (l1, u1), (l2, u2) = (scipy.stats.binomtest(k, n).proportion_ci(method="wilson") for k in (a + b, a + c))
+    p1, p2 = (a + b) / n, (a + c) / n
+    below = math.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
+    above = math.sqrt((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2)
+    expected = (p1 - p2, p1 - p2 - below, p1 - p2 + above, n)
+    for found in (paired_drop(before, after), paired_drop(before * 1.0, after * 1.0)):
+        assert (found.value, found.low, found.high, found.n) == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("n", [40, 300])
 @pytest.mark.parametrize(
     ("lost", "gained", "both"), [(0.2, 0.02, 0.6), (0.3, 0.05, 0.4), (0.1, 0.1, 0.3), (0.4, 0.0, 0.5)]

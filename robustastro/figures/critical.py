@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from perturbations.errors import InputError
-from robustastro.figures.severity import _axis, _dress
+from robustastro.figures.severity import axis_of, dress
 from robustastro.figures.style import COLUMN, MARKERS, PAGE, blank, colours, model_names, style
 from robustastro.metrics.critical import Critical, critical_strength, survival
 from robustastro.record import Record
@@ -96,7 +96,7 @@ def _panel(ax: Axes, entry: Mapping[str, Any], found: Found, width: float) -> No
     shown = [(k, critical) for k, critical in enumerate(found) if critical]
     falls = shown[0][1].falling
     rungs = sorted({rung for _, critical in shown for rung in critical.rungs}, reverse=falls)
-    logarithmic, clean_at, on_axis = _axis(rungs, entry["identity"])
+    logarithmic, clean_at, on_axis = axis_of(rungs, entry["identity"])
     curves, palette = [survival(critical) for _, critical in shown], colours(len(found))
     if logarithmic and not on_axis and not falls:  # set apart from what a bisection found before the first rung, too
         clean_at *= min(float(curve.strengths[curve.strengths > 0].min()) for curve in curves) / rungs[0]
@@ -121,7 +121,7 @@ def _panel(ax: Axes, entry: Mapping[str, Any], found: Found, width: float) -> No
     ax.plot(
         [clean_at], [1.0], color="0.3", marker="o", markerfacecolor="white", linestyle="none", zorder=5, gid="clean"
     )
-    _dress(ax, entry, (rungs, logarithmic, clean_at, on_axis), width)
+    dress(ax, entry, (rungs, logarithmic, clean_at, on_axis), width)
     counts, excluded = (
         _spread(values)
         for values in ([len(critical.ids) for _, critical in shown], [critical.excluded for _, critical in shown])

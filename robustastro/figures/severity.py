@@ -86,7 +86,7 @@ def _panel(ax: Axes, entry: Mapping[str, Any], results: Sequence[Results], chanc
         for of in results
     ]
     strengths = sorted({r["strength"] for of in own for r in of}, reverse=falling)
-    logarithmic, clean_at, on_axis = _axis(strengths, entry["identity"])
+    logarithmic, clean_at, on_axis = axis_of(strengths, entry["identity"])
     palette, shown = colours(len(results)), [k for k, of in enumerate(own) if of]
     for k in shown:
         x, values = [r["strength"] for r in own[k]], [r["perturbed_accuracy"] for r in own[k]]
@@ -108,11 +108,11 @@ def _panel(ax: Axes, entry: Mapping[str, Any], results: Sequence[Results], chanc
             _clean_marker(ax, clean_at, clean["value"], k, palette[k])
     if chance:
         ax.axhline(1 / chance, color="0.4", linestyle="--", linewidth=0.8, zorder=1)
-    _dress(ax, entry, (strengths, logarithmic, clean_at, on_axis), width)
+    dress(ax, entry, (strengths, logarithmic, clean_at, on_axis), width)
     ax.set_title(f"{entry['name']}, n = {_counts(own)}", loc="left")
 
 
-def _dress(ax: Axes, entry: Mapping[str, Any], axis: tuple[list[float], bool, float, bool], width: float) -> None:
+def dress(ax: Axes, entry: Mapping[str, Any], axis: tuple[list[float], bool, float, bool], width: float) -> None:
     """Scale, direction, ticks at the rungs and the name of the parameter with its unit."""
     strengths, logarithmic, clean_at, on_axis = axis
     if logarithmic:
@@ -133,7 +133,7 @@ def _dress(ax: Axes, entry: Mapping[str, Any], axis: tuple[list[float], bool, fl
     ax.set_ylim(0.0, 1.04)
 
 
-def _axis(strengths: list[float], identity: float | None) -> tuple[bool, float, bool]:
+def axis_of(strengths: list[float], identity: float | None) -> tuple[bool, float, bool]:
     """Whether the axis is logarithmic, where the clean accuracy stands, and whether that is a strength.
 
     Logarithmic where the rungs are spaced more evenly in the logarithm. The clean accuracy stands at the identity;

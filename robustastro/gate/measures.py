@@ -13,7 +13,7 @@ import pandas as pd
 
 from perturbations.errors import InputError
 from robustastro.metrics.distances import boundary_reason, latent_scale
-from robustastro.metrics.intervals import Estimate, exact, fraction, mean, worst_class
+from robustastro.metrics.intervals import Estimate, exact, mean, paired_drop, worst_class
 from robustastro.metrics.paired import Paired, pair
 from robustastro.metrics.summary import eligible_galaxies
 from robustastro.record import Record, Unit
@@ -171,7 +171,8 @@ def measure(limit: str, run: Outcome, baseline: Outcome | None, confidence: floa
     """The estimate that is compared with a limit, and which class is worst where that is asked ("" otherwise).
 
     Accuracies and rates: `exact`, so that a run at its limit fails as rarely as `confidence` says; it is not
-    quite the interval of the results. Drops: `drop`. Boundary distances: Student's t. The worst class: `worst_class`.
+    quite the interval of the results. Drops: `paired_drop`. Boundary distances: Student's t. The worst class:
+    `worst_class`.
 
     Raises
     ------
@@ -186,7 +187,7 @@ def measure(limit: str, run: Outcome, baseline: Outcome | None, confidence: floa
         worst = classes[which] if which >= 0 else ""
     elif limit == "max_drop":
         _refuse_lost(run, run.clean_lost, "clean")
-        found = drop(run.before, run.after, confidence)
+        found = paired_drop(run.before, run.after, confidence)
     elif limit == "max_success_rate":
         _refuse_lost(run, run.clean_lost, "clean")
         found = exact(run.success[run.attackable], confidence)
@@ -194,7 +195,7 @@ def measure(limit: str, run: Outcome, baseline: Outcome | None, confidence: floa
         assert baseline is not None
         _refuse_lost(baseline, baseline.lost, "perturbed")
         before = pd.Series(baseline.after, index=baseline.ids).loc[run.ids].to_numpy()
-        found = drop(before, run.after, confidence)
+        found = paired_drop(before, run.after, confidence)
     else:
         found = mean(_distances(run, scaled=limit.endswith("_scaled")), confidence)
     if not all(math.isfinite(v) for v in (found.value, found.low, found.high)):
@@ -205,29 +206,6 @@ def measure(limit: str, run: Outcome, baseline: Outcome | None, confidence: floa
             "judge more galaxies, or another limit",
         )
     return found, worst
-
-
-def drop(before: np.ndarray, after: np.ndarray, confidence: float) -> Estimate:
-    """Mean of `before` minus mean of `after`, of the same galaxies: (N,) in [0, 1], a galaxy's share of the rungs.
-
-    The interval is `intervals.paired_drop` with shares in place of 0 and 1 (and it is that one for 0 and 1): the
-    intervals of the two means (`intervals.fraction`), combined with the correlation between them as in method 10 of
-    Newcombe (1998, Statistics in Medicine 17, 2635), his continuity correction included.
-    """
-    first, second = fraction(before, confidence), fraction(after, confidence)
-    correlation = 0.0
-    spread = float(np.std(before) * np.std(after))
-    if spread > 0:
-        covariance = float(np.mean((before - first.value) * (after - second.value)))
-        if covariance > 0:
-            covariance = max(covariance - 1 / (2 * len(before)), 0.0)
-        correlation = covariance / spread
-    down1, up1 = first.value - first.low, first.high - first.value
-    down2, up2 = second.value - second.low, second.high - second.value
-    below = math.sqrt(max(down1**2 - 2 * correlation * down1 * up2 + up2**2, 0.0))
-    above = math.sqrt(max(up1**2 - 2 * correlation * up1 * down2 + down2**2, 0.0))
-    difference = first.value - second.value
-    return Estimate(difference, difference - below, difference + above, first.n)
 
 
 def _distances(run: Outcome, scaled: bool) -> np.ndarray:

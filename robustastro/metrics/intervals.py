@@ -44,30 +44,28 @@ def proportion(hits: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
 
 
 def paired_drop(before: np.ndarray, after: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-    """Fraction True in `before` minus fraction True in `after`, both (N,) bool and of the same galaxies.
+    """Mean of `before` minus mean of `after`, of the same galaxies: (N,) bool, or in [0, 1], a galaxy's share of rungs.
 
     The interval is method 10 of Newcombe (1998, Statistics in Medicine 17, 2635): the score intervals of the two
-    fractions, combined with the correlation between them. It keeps its coverage where few galaxies change or an
-    accuracy is near 0 or 1, where the normal (Wald) interval does not.
+    fractions (of shares those of `fraction`), combined with the correlation between them. It keeps its coverage where
+    few galaxies change or an accuracy is near 0 or 1, where the normal (Wald) interval does not.
     """
-    before, after = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
-    n = len(before)
-    if n == 0:
+    before, after = (np.asarray(values, dtype=np.float64) for values in (before, after))
+    first, second = fraction(before, confidence), fraction(after, confidence)
+    if not first.n:
         return NOTHING
-    both, neither = int(np.sum(before & after)), int(np.sum(~before & ~after))
-    first, second = int(before.sum()), int(after.sum())
-    difference = (first - second) / n
     correlation = 0.0
-    margins = first * (n - first) * second * (n - second)
-    if margins:
-        cross = both * neither - (first - both) * (second - both)
+    spread = float(np.std(before) * np.std(after))
+    if spread > 0:
+        covariance = float(np.mean((before - first.value) * (after - second.value)))
         # Newcombe's continuity correction pulls a positive correlation towards zero
-        correlation = (max(cross - n / 2, 0.0) if cross > 0 else cross) / math.sqrt(margins)
-    (low1, high1), (low2, high2) = (_wilson(k, n, confidence) for k in (first, second))
-    down1, up1, down2, up2 = first / n - low1, high1 - first / n, second / n - low2, high2 - second / n
+        correlation = (max(covariance - 1 / (2 * len(before)), 0.0) if covariance > 0 else covariance) / spread
+    down1, up1 = first.value - first.low, first.high - first.value
+    down2, up2 = second.value - second.low, second.high - second.value
     below = math.sqrt(max(down1**2 - 2 * correlation * down1 * up2 + up2**2, 0.0))
     above = math.sqrt(max(up1**2 - 2 * correlation * up1 * down2 + down2**2, 0.0))
-    return Estimate(difference, difference - below, difference + above, n)
+    difference = first.value - second.value
+    return Estimate(difference, difference - below, difference + above, first.n)
 
 
 def mean(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
