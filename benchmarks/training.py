@@ -23,7 +23,8 @@ sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where perturbat
 
 from robustastro import __version__  # noqa: E402
 from robustastro.adapt import METHODS  # noqa: E402
-from robustastro.adapt.training import Recipe, stretched, train  # noqa: E402
+from robustastro.adapt.recipe import Recipe  # noqa: E402
+from robustastro.adapt.training import stretched, train  # noqa: E402
 from robustastro.data import mocks  # noqa: E402
 from robustastro.data.splits import FRACTIONS, select  # noqa: E402
 from robustastro.metrics.intervals import proportion  # noqa: E402

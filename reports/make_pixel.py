@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from robustastro import __version__, commands, figures
-from robustastro.adapt.training import Recipe
+from robustastro.adapt.recipe import Recipe
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.readers import read
 from robustastro.data.splits import select

@@ -169,8 +169,10 @@ def simulate(
 def train(
     source: Annotated[str, typer.Option(help="Labelled images of the source domain.")],
     out: Annotated[Path, typer.Option(help="Bundle to write (.pt).")],
-    method: Annotated[str, typer.Option(help="none, mmd or dann; see robustastro list methods.")] = "none",
-    target: Annotated[str | None, typer.Option(help="Images of the target domain; labels are not used.")] = None,
+    method: Annotated[str, typer.Option(help="See robustastro list methods.")] = "none",
+    target: Annotated[
+        str | None, typer.Option(help="Images of the target domain; labels are used by supervised_target only.")
+    ] = None,
     arch: Annotated[str, typer.Option(help="convnet, resnet18, tiny, or FILE.py:Class (runs that file).")] = "convnet",
     seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 20,
@@ -179,6 +181,16 @@ def train(
     patience: Annotated[int, typer.Option(help="Epochs without a better validation loss; 0: never stop.")] = 10,
     paired: Annotated[bool, typer.Option("--paired", help="Let a galaxy train in both domains.")] = False,
     option: Options = None,
+    fisher: Annotated[str, typer.Option(help="Add the Fisher loss, in the form ratio or difference.")] = "",
+    entropy: Annotated[float, typer.Option(help="Weight of the entropy of the target's predictions; 0: none.")] = 0.0,
+    average: Annotated[
+        float | None, typer.Option(help="Decay of a running mean of the weights; default: the method's own.")
+    ] = None,
+    init: Annotated[str, typer.Option(help="Trained model to start from: transfer learning.")] = "",
+    freeze: Annotated[
+        str,
+        typer.Option(help="Layers of --init that stay as they are, separated by commas; features: all but the last."),
+    ] = "",
     label_column: LabelColumn = "label",
     exposure: ExposureFile = None,
     masked: Masked = None,
@@ -191,7 +203,8 @@ def train(
 
     settings = {
         "method": method, "arch": arch, "seed": seed, "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
-        "patience": patience, "paired": paired, "options": option or [],
+        "patience": patience, "paired": paired, "options": option or [], "fisher": fisher, "entropy": entropy,
+        "average": average, "init": init, "freeze": _split(freeze),
     }  # fmt: skip
     reading = {"exposure": exposure, "label_column": label_column, "masked": masked, "bands": bands}
     with shown() as progress:

@@ -15,7 +15,8 @@ import torch
 from perturbations.core import catalogue, get
 from perturbations.errors import InputError, unknown_name
 from perturbations.exposure import Exposure
-from robustastro.adapt.training import Recipe, Trained, stretched, write_bundle
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import Trained, stretched, write_bundle
 from robustastro.adapt.training import train as run_training
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.readers import read, read_again
@@ -87,10 +88,12 @@ def train(
     options = {}
     for text in settings["options"]:
         name, _, value = text.partition("=")
+        if not name or not value:
+            raise InputError(f"option '{text}'", "name=value", "for instance -p weight=0.5")
         try:
             options[name] = float(value)
         except ValueError:
-            raise InputError(f"option '{text}'", "name=number", "for instance -p weight=0.5") from None
+            options[name] = value  # a word, where the option takes one
     recipe = Recipe(**{**settings, "options": options}).resolved()
     if out.suffix != ".pt":
         raise InputError(f"--out {out}", "a file name ending in .pt", "name the bundle, for instance dann.pt")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from robustastro import __version__, commands
-from robustastro.adapt.training import Recipe
+from robustastro.adapt.recipe import Recipe
 from robustastro.data.mocks import Recipe as MockRecipe
 from robustastro.data.mocks import parameters_hash, simulate
 from robustastro.data.splits import select

@@ -42,7 +42,15 @@ def rows(what: str) -> list[dict[str, Any]]:
         from robustastro.adapt import METHODS
 
         return [
-            {"name": m.name, "needs_target": m.needs_target, "options": dict(m.options), "source": m.source}
+            {
+                "name": m.name,
+                "needs_target": m.needs_target,
+                "options": dict(m.options),
+                "source": m.source,
+                "control": m.control,
+                "target_labels": m.target_labels,
+                "tuned": m.tuned,
+            }
             for m in METHODS.values()
         ]
     if what == "figures":
@@ -116,8 +124,9 @@ def _line(what: str, entry: dict[str, Any]) -> str:
     if what == "surveys":
         return f"{entry['name']:15} {entry['pixel_scale']:.3f} arcsec/px  bands {', '.join(entry['bands'])}"
     if what == "methods":
-        options = ", ".join(f"{k} = {v:g}" for k, v in entry["options"].items()) or "no options"
-        return f"{entry['name']:6} {options}  ({entry['source']})"
+        options = ", ".join(f"{k} = {v if isinstance(v, str) else f'{v:g}'}" for k, v in entry["options"].items())
+        kind = "upper bound" if entry["target_labels"] else "control" if entry["control"] else "adaptation"
+        return f"{entry['name']:18} {kind:12} {options or 'no options'}  ({entry['source']}; tuned {entry['tuned']})"
     return f"{entry['name']:12} {entry['description']}"
 
 

@@ -22,7 +22,8 @@ from perturbations.core import catalogue, distance, get
 from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 from robustastro import listing
-from robustastro.adapt.training import Recipe, select, train
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import select, train
 from robustastro.contract import InputContract, Stretch
 from robustastro.evaluate.engine import evaluate
 from robustastro.evaluate.plan import Plan, step

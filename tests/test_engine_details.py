@@ -15,7 +15,8 @@ import robustastro
 from perturbations.core import AttackResult, Observation, get
 from perturbations.draws import Draws
 from perturbations.exposure import Exposure
-from robustastro.adapt.training import Recipe, select, train
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import select, train
 from robustastro.contract import InputContract
 from robustastro.data.galaxies import Galaxies
 from robustastro.evaluate.engine import evaluate

@@ -10,7 +10,8 @@ import torch
 
 from perturbations.core import AttackResult, get
 from perturbations.errors import BrokenPromise, InputError
-from robustastro.adapt.training import Recipe, id_hashes, select, train
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import id_hashes, select, train
 from robustastro.evaluate.engine import choose, evaluate
 from robustastro.evaluate.plan import Plan, step
 from robustastro.models.bundles import Model

@@ -9,7 +9,8 @@ import torch
 from conftest import make_blobs
 
 from perturbations.exposure import Exposure
-from robustastro.adapt.training import Recipe, stretched, train
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import stretched, train
 from robustastro.evaluate.engine import evaluate
 from robustastro.evaluate.plan import Plan, step
 from robustastro.gate import rules, verdict

@@ -17,7 +17,8 @@ from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
 from robustastro import commands
-from robustastro.adapt.training import Recipe, train
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import train
 from robustastro.cli import main
 from robustastro.contract import InputContract, Stretch
 from robustastro.data.readers import write_hdf5

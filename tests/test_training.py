@@ -11,7 +11,8 @@ from torch import nn
 from perturbations.errors import InputError
 from robustastro.adapt.dann import DANN, reversal_schedule, reverse_gradient
 from robustastro.adapt.mmd import mmd
-from robustastro.adapt.training import Recipe, disjoint, id_hashes, select, stretched, train, write_bundle
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import disjoint, id_hashes, select, stretched, train, write_bundle
 from robustastro.data.splits import domain_half, split_of
 from robustastro.models.bundles import load_model
 from robustastro.models.subject import Subject

@@ -15,7 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from robustastro import adapt
 from robustastro.adapt.dann import DANN
 from robustastro.adapt.mmd import WIDTHS, mmd
-from robustastro.adapt.training import Recipe, fit_contract, id_hashes, select, stretched, train, write_bundle
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import fit_contract, id_hashes, select, stretched, train, write_bundle
 from robustastro.models import nets
 from robustastro.models.bundles import load_model
 

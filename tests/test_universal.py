@@ -14,7 +14,8 @@ from perturbations.core import get
 from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 from perturbations.exposure import Exposure
-from robustastro.adapt.training import Recipe, select, train
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import select, train
 from robustastro.evaluate.engine import attack, evaluate, fitting_set
 from robustastro.evaluate.plan import Plan, step
 from robustastro.models.bundles import Model

@@ -16,7 +16,8 @@ from perturbations.core import AttackResult, Observation, get
 from perturbations.draws import Draws
 from perturbations.errors import BrokenPromise, InputError
 from perturbations.exposure import Exposure
-from robustastro.adapt.training import Recipe, select, train
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.training import select, train
 from robustastro.evaluate.engine import attack, choose
 from robustastro.models.bundles import Model
 from robustastro.models.subject import Subject

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from robustastro.adapt.transfer import Setting, Step, Transfer
+
 
 class _Reversal(torch.autograd.Function):
     @staticmethod
@@ -31,7 +33,7 @@ def reversal_schedule(progress: float) -> float:
     return 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0
 
 
-class DANN(nn.Module):
+class DANN(Transfer):
     """The transfer loss: cross-entropy of a domain classifier whose gradient reaches the latent vectors reversed.
 
     Its layers are spectrally normalised (Miyato et al. 2018, arXiv:1802.05957) and its input has a mean length of
@@ -41,25 +43,25 @@ class DANN(nn.Module):
 
     Parameters
     ----------
-    latent : dimension D of the latent vectors.
     weight : of the domain loss.
     reversal : strength of the reversal at the end of its schedule.
     hidden : width of the classifier's two hidden layers.
     scale : mean length of the latent vectors that the classifier sees.
     """
 
-    def __init__(self, latent: int, weight: float, reversal: float, hidden: float, scale: float) -> None:
+    def __init__(self, setting: Setting, weight: float, reversal: float, hidden: float, scale: float) -> None:
         super().__init__()
         self.weight, self.reversal, self.scale = weight, reversal, scale
-        sizes = (latent, int(hidden), int(hidden), 1)
+        sizes = (setting.latent, int(hidden), int(hidden), 1)
         first, second, last = (spectral_norm(nn.Linear(a, b)) for a, b in itertools.pairwise(sizes))
         self.classifier = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
-    def forward(self, source: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
-        """Scalar loss of latent vectors (n, D) and (m, D) at training progress in [0, 1]."""
+    def forward(self, step: Step) -> torch.Tensor:
+        """Scalar loss."""
+        source, target = step.both()
         both = torch.cat([source, target])
         both = self.scale * both / both.detach().norm(dim=1).mean().clamp_min(1e-12)
-        both = reverse_gradient(both, self.reversal * reversal_schedule(progress))
+        both = reverse_gradient(both, self.reversal * reversal_schedule(step.progress))
         domain = torch.cat([both.new_zeros(len(source)), both.new_ones(len(target))])
         loss = nn.functional.binary_cross_entropy_with_logits(self.classifier(both).squeeze(1), domain)
         return self.weight * loss

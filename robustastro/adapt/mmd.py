@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+
+from robustastro.adapt.transfer import Setting, Step, Transfer
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median squared distance
 
@@ -29,13 +30,13 @@ def mmd(source: torch.Tensor, target: torch.Tensor, widths: tuple[float, ...] = 
     return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2.0 * kernel[:n, n:].mean()
 
 
-class MMD(nn.Module):
+class MMD(Transfer):
     """The transfer loss: `weight` x MMD^2 of the latent vectors."""
 
-    def __init__(self, latent: int, weight: float) -> None:
+    def __init__(self, setting: Setting, weight: float, kernels: str) -> None:
         super().__init__()
         self.weight = weight
 
-    def forward(self, source: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
-        """Scalar loss of latent vectors (n, D) and (m, D)."""
-        return self.weight * mmd(source, target)
+    def forward(self, step: Step) -> torch.Tensor:
+        """Scalar loss."""
+        return self.weight * mmd(*step.both())

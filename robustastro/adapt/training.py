@@ -1,6 +1,7 @@
 """The one training loop: AdamW, warm-up and cosine decay, early stopping on source validation, checkpoint and resume.
 
-Target labels never get here: `train` drops them before anything else.
+Target labels get no further than `train`, which drops them before anything else; but for a method that says it is an
+upper bound (`Method.target_labels`).
 """
 
 from __future__ import annotations
@@ -11,66 +12,28 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from perturbations.errors import InputError, unknown_name
 from robustastro.adapt import method as find_method
+from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.transfer import Setting, Step, Transfer
 from robustastro.contract import InputContract, Stretch
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.splits import disjoint, has_split, id_hashes, select
-from robustastro.models.bundles import arch_identity, build, read_weights, save_bundle
+from robustastro.models.bundles import Model, arch_identity, build, load_model, read_weights, save_bundle
 from robustastro.models.subject import Subject, run_network
 from robustastro.record import Flag, jsonable, write_whole
 
 SAMPLE = 512  # training images that the stretch is fitted on
 PERCENTILES = (0.1, 99.9)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that a training depends on, besides its data.
-
-    `patience` is in epochs without a better source validation loss; 0 trains to the end and keeps the best epoch.
-    """
-
-    method: str = "none"
-    arch: str = "convnet"
-    seed: int = 0
-    epochs: int = 20
-    batch: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-3
-    warm_up: float = 0.1
-    patience: int = 10
-    augment: bool = True
-    paired: bool = False
-    options: Mapping[str, float] = field(default_factory=dict)
-
-    def resolved(self) -> Recipe:
-        """The same with every option of the method filled in.
-
-        Raises
-        ------
-        InputError : an unknown method or option, or a number out of range.
-        """
-        known = find_method(self.method).options
-        for name in self.options:
-            if name not in known:
-                raise unknown_name(f"option of {self.method}", name, known)
-        if not 0 <= self.seed < 2**31 or self.patience < 0:
-            raise InputError(
-                f"seed {self.seed}, patience {self.patience}", "0 <= seed < 2^31, patience >= 0", "correct them"
-            )
-        for name in ("epochs", "batch", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} = {getattr(self, name)}", f"{name} > 0", "correct the training options")
-        return replace(self, options={**known, **self.options})
 
 
 @dataclass(frozen=True)
@@ -141,8 +104,9 @@ def train(
     ----------
     recipe : how.
     source : labelled; its train split trains, its valid split stops early.
-    target : its train split is aligned with the source where the method asks for it; labels are dropped first. Given
-        to a method that needs none, it only keeps the galaxies that it would train on out of the source.
+    target : its train split is aligned with the source where the method asks for it; labels are dropped first, but
+        for a method that is an upper bound. Given to a method that needs no target, it only keeps the galaxies that it
+        would train on out of the source.
     checkpoint : file kept up to date after each epoch, and resumed from if it is there and of the same training.
     progress : called after each epoch with (epoch, epochs, numbers of the epoch).
 
@@ -154,16 +118,22 @@ def train(
     chosen = find_method(recipe.method)
     if source.labels is None:
         raise InputError(f"{source.domain} has no labels", "a labelled source", "name the column with --label-column")
-    if chosen.needs_target and target is None:
-        raise InputError(f"method {recipe.method} without a target", "a target domain", "add --target FILE")
+    if recipe.needs_target and target is None:
+        raise InputError(f"method {recipe.label} without a target", "a target domain", "add --target FILE")
+    if chosen.target_labels and (target is None or target.labels is None):
+        raise InputError(f"method {recipe.method} without labels of the target", "a labelled target", "add its labels")
     train_source, valid = select(source, "train"), select(source, "valid")
-    train_target = None if target is None else select(replace(target, labels=None), "train")
+    train_target = None
+    if target is not None:
+        kept = target.with_classes(source.classes) if chosen.target_labels else replace(target, labels=None)
+        train_target = select(kept, "train")
     if train_target is not None and not recipe.paired:
         train_source, train_target = disjoint(train_source, train_target)
-    if not chosen.needs_target:  # trained on the same source galaxies as the methods it is compared with
+    if not recipe.needs_target:  # trained on the same source galaxies as the methods it is compared with
         train_target = None
+    init = load_model(recipe.init) if recipe.init else None
     contract = fit_contract(train_source)
-    state = _Loop(recipe, contract, train_source, valid, train_target, torch.device(device))
+    state = _Loop(recipe, contract, train_source, valid, train_target, torch.device(device), init)
     return state.run(checkpoint, progress)
 
 
@@ -204,6 +174,78 @@ def stretched(galaxies: Galaxies, contract: InputContract) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def head_of(network: nn.Module, arch: str) -> tuple[str, nn.Linear]:
+    """The last Linear layer of a network and its name; its input is the latent vector.
+
+    Raises
+    ------
+    InputError : there is none.
+    """
+    linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise InputError(f"{arch} has no Linear layer", "a linear head", "end the network with nn.Linear")
+    return linear[-1]
+
+
+def start_from(network: nn.Module, init: Model, recipe: Recipe, contract: InputContract) -> None:
+    """Give a network the weights of a trained one, but for the last layer where the classes are others.
+
+    Raises
+    ------
+    InputError : another architecture, or weights that do not fit.
+    """
+    if init.arch != recipe.arch:
+        raise InputError(
+            f"--init {init.path} is a {init.arch}", f"the same --arch, {recipe.arch}", "change one of them"
+        )
+    own, given = network.state_dict(), init.network.state_dict()
+    if init.contract.classes != contract.classes:
+        head, _ = head_of(network, recipe.arch)
+        given = {name: own[name] if name.rpartition(".")[0] == head else tensor for name, tensor in given.items()}
+    odd = [name for name in own if name not in given or given[name].shape != own[name].shape]
+    if odd:
+        raise InputError(
+            f"--init {init.path}: {odd[0]} is {tuple(given[odd[0]].shape) if odd[0] in given else 'missing'}",
+            f"{tuple(own[odd[0]].shape)}, of the same bands and image size", "use images of that size and bands",
+        )  # fmt: skip
+    network.load_state_dict({name: given[name] for name in own})
+
+
+def _freeze(network: nn.Module, recipe: Recipe) -> list[nn.Module]:
+    """Stop the gradient of the modules named in the recipe, and return them."""
+    modules = dict(network.named_modules())
+    head, _ = head_of(network, recipe.arch)
+    frozen = []
+    for name in recipe.freeze:
+        if name == "features":
+            within = [m for n, m in modules.items() if n and n != head and not head.startswith(f"{n}.")]
+        elif name in modules and name:
+            within = [modules[name]]
+        else:
+            raise unknown_name("layer to freeze", name, ["features", *filter(None, modules)])
+        for module in within:
+            module.requires_grad_(False)
+        frozen += within
+    return frozen
+
+
+def _terms(recipe: Recipe, setting: Setting) -> dict[str, nn.Module]:
+    """The method's own term as "transfer", and those that are added to any method."""
+    place = find_method(recipe.method).transfer
+    options = {name: value for name, value in recipe.options.items() if name != "settings"}
+    terms: dict[str, nn.Module] = {"transfer": _class(place)(setting, **options) if place else Transfer()}
+    if recipe.fisher:
+        terms["fisher"] = _class("robustastro.adapt.fisher:Fisher")(setting, form=recipe.fisher)
+    if recipe.entropy:
+        terms["entropy"] = _class("robustastro.adapt.entropy:Entropy")(setting, weight=recipe.entropy)
+    return terms
+
+
+def _class(place: str) -> type[Transfer]:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 class _Loop:
     """One training: its tensors and its state."""
 
@@ -215,8 +257,10 @@ class _Loop:
         valid: Galaxies,
         target: Galaxies | None,
         device: torch.device,
+        init: Model | None,
     ) -> None:
-        self.recipe, self.contract, self.device = recipe, contract, device
+        self.recipe, self.contract, self.device, self.init = recipe, contract, device, init
+        self.method = find_method(recipe.method)
         if len(source) < recipe.batch or (target is not None and len(target) < recipe.batch):
             raise InputError(
                 f"{len(source)} source and {0 if target is None else len(target)} target training galaxies",
@@ -227,40 +271,50 @@ class _Loop:
         self.x, self.valid_x = stretched(source, contract), stretched(valid, contract)
         self.target_x = None if target is None else stretched(target, contract)
         self.y, self.valid_y = (torch.from_numpy(np.asarray(g.labels)) for g in (source, valid))
+        self.target_y = None
+        if target is not None and target.labels is not None:  # only of an upper bound: train() drops them otherwise
+            self.target_y = torch.from_numpy(np.asarray(target.labels))
         classes = len(contract.classes)
         counts = torch.bincount(self.y, minlength=classes).float()
         self.weights = (counts.sum() / (classes * counts.clamp_min(1.0))).to(device)
-        self.arch_options = {"bands": len(contract.bands), "classes": classes, "size": self.x.shape[-1]}
+        self.arch_options: dict[str, Any] = {"bands": len(contract.bands), "classes": classes, "size": self.x.shape[-1]}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.network = build(recipe.arch, self.arch_options).to(device)
+            if init is not None:
+                start_from(self.network, init, recipe, contract)
             if device.type == "cpu":
                 self.network = self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            linear = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
-            if not linear:
-                raise InputError(
-                    f"{recipe.arch} has no Linear layer", "a linear head", "end the network with nn.Linear"
-                )
-            head = linear[-1]
-            self.transfer = self._transfer(head.in_features)
+            setting = Setting(
+                self.network, contract, head_of(self.network, recipe.arch)[1].in_features, source, target,
+                recipe.seed, recipe.batch, self.weights,
+            )  # fmt: skip
+            self.terms = nn.ModuleDict(_terms(recipe, setting)).to(device)
+        self.transfer: Transfer = self.terms["transfer"]  # type: ignore[assignment]
+        self.arch_options |= self.transfer.attach(self.network)
+        self.network.to(device)
+        self.frozen = _freeze(self.network, recipe)
         self.latent: list[torch.Tensor] = []
-        self.hook = head.register_forward_pre_hook(
+        self.hook = head_of(self.network, recipe.arch)[1].register_forward_pre_hook(
             lambda _module, inputs, named: self.latent.append((*inputs, *named.values())[0]), with_kwargs=True
         )
+        self.averaged = None
+        if recipe.average:
+            self.averaged = AveragedModel(
+                self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True
+            )
         self.steps = len(self.x) // recipe.batch
-        parameters = [*self.network.parameters(), *(self.transfer.parameters() if self.transfer else ())]
+        parameters = [p for p in (*self.network.parameters(), *self.terms.parameters()) if p.requires_grad]
         self.optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.seconds = 0.0
 
-    def _transfer(self, latent: int) -> nn.Module | None:
-        place = find_method(self.recipe.method).loss
-        if not place:
-            return None
-        module, _, name = place.partition(":")
-        return getattr(importlib.import_module(module), name)(latent, **self.recipe.options).to(self.device)
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept: the running mean of the weights where there is one."""
+        return self.network if self.averaged is None else self.averaged.module
 
     def _rate(self, step: int) -> float:
         total = self.steps * self.recipe.epochs
@@ -278,23 +332,33 @@ class _Loop:
                 numbers = self._epoch(len(self.history))
             numbers |= self._validate()
             if not self.history or numbers["valid_loss"] < min(h["valid_loss"] for h in self.history):
-                self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+                self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.judged.state_dict().items()}
             self.history.append(numbers)
             self.seconds += time.monotonic() - started
             self._keep(checkpoint)
             if progress:
                 progress(len(self.history), self.recipe.epochs, numbers)
+        self.hook.remove()
+        self.latent.clear()
         if self.best:
             self.network.load_state_dict(self.best)
+        self.averaged = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            self.transfer.finish(self.network, self.target_x)
         final = self._validate(detail=True)
         flags = self._flags(final)
         network = self.network.to("cpu", memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
-        self.hook.remove()
+        for parameter in network.parameters():
+            parameter.requires_grad_(True)  # frozen ones, too
         record = {
             "recipe": asdict(self.recipe),
             "arch_options": self.arch_options,
-            "method": self.recipe.method,
+            "method": self.recipe.label,
             "seed": self.recipe.seed,
+            "tuned": self.method.tuned,
+            "target_labels": self.method.target_labels,
+            "init": None if self.init is None else {"path": self.init.path, "sha256": self.init.sha256},
             "source": {"domain": self.source.domain, "train": len(self.source), "valid": len(self.valid)},
             "target": None if self.target is None else {"domain": self.target.domain, "train": len(self.target)},
             "history": self.history,
@@ -313,37 +377,62 @@ class _Loop:
         source = torch.randperm(len(self.x), generator=order)
         target = self._target_order(order)
         self.network.train()
-        sums = np.zeros(2)
+        for module in self.frozen:
+            module.eval()
+        sums: dict[str, float] = {"task_loss": 0.0, "transfer_loss": 0.0}
         size = self.recipe.batch
         for step in range(self.steps):
-            which = source[step * size : (step + 1) * size]
-            images = [self.x[which]]
-            if self.target_x is not None and target is not None:
-                images.append(self.target_x[target[step * size : (step + 1) * size]])
+            rows = slice(step * size, (step + 1) * size)
+            which, others = source[rows], None if target is None else target[rows]
+            given = self.transfer.images(which, epoch)
+            images = [self.x[which] if given is None else given]
+            if self.target_x is not None and others is not None:
+                images.append(self.target_x[others])
             x = self._augmented(torch.cat(images), order).to(self.device)
             if self.device.type == "cpu":
                 x = x.contiguous(memory_format=torch.channels_last)
             y = self.y[which].to(self.device)
-            self.latent.clear()
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-                logits = run_network(self.network, self.contract, x)
-            loss = nn.functional.cross_entropy(logits[:size].float(), y, weight=self.weights)
-            transfer = torch.zeros((), device=self.device)
-            if self.transfer is not None:
-                z = self.latent[-1].float().flatten(1)
-                done = (epoch * self.steps + step) / (self.recipe.epochs * self.steps)
-                transfer = self.transfer(z[:size], z[size:], done)
+            x = torch.cat([self.transfer.harden(self.network, x[:size], y), x[size:]])
+            logits, latent = self._pass(x, size)
+            task = nn.functional.cross_entropy(logits[:size], y, weight=self.weights)
+            seen = Step(
+                source=latent[:size],
+                source_logits=logits[:size],
+                labels=y,
+                progress=(epoch * self.steps + step) / (self.recipe.epochs * self.steps),
+                target=None if others is None else latent[size:],
+                target_logits=None if others is None else logits[size:],
+                target_rows=others,
+                target_labels=None
+                if self.target_y is None or others is None
+                else self.target_y[others].to(self.device),
+            )
+            losses = {name: term(seen) for name, term in self.terms.items()}
+            total = self.transfer.total(task, losses["transfer"])
+            total = total + sum(loss for name, loss in losses.items() if name != "transfer")
             self.optimiser.zero_grad(set_to_none=True)
-            (loss + transfer).backward()
+            total.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
             self.optimiser.step()
             self.schedule.step()
-            sums += (loss.item(), transfer.item())
-        return {
-            "epoch": epoch + 1,
-            "task_loss": float(sums[0]) / self.steps,
-            "transfer_loss": float(sums[1]) / self.steps,
-        }
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.network)
+            found = {"task_loss": task.item()} | {f"{n}_loss": v.item() for n, v in losses.items()} | seen.notes
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return {"epoch": epoch + 1} | {name: value / self.steps for name, value in sums.items()}
+
+    def _pass(self, x: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and latent of the source's images, the first `size`, and the target's."""
+        logits, latent = [], []
+        for domain, part in zip(("source", "target"), x.split(size) if self.transfer.separate else (x,), strict=False):
+            if self.transfer.separate:
+                self.transfer.enter(self.network, domain)
+            self.latent.clear()
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+                logits.append(run_network(self.network, self.contract, part).float())
+            latent.append(self.latent[-1].float().flatten(1))
+        return torch.cat(logits), torch.cat(latent)
 
     def _target_order(self, order: torch.Generator) -> torch.Tensor | None:
         if self.target_x is None:
@@ -364,11 +453,11 @@ class _Loop:
         return out
 
     def _validate(self, detail: bool = False) -> dict[str, Any]:
-        self.network.eval()
+        self.judged.eval()
         with torch.inference_mode():
             logits = torch.cat(
                 [
-                    run_network(self.network, self.contract, x.to(self.device)).float().cpu()
+                    run_network(self.judged, self.contract, x.to(self.device)).float().cpu()
                     for x in self.valid_x.split(100)
                 ]
             )
@@ -421,6 +510,7 @@ class _Loop:
     def _identity(self) -> str:
         h = hashlib.sha256(json.dumps(asdict(self.recipe), sort_keys=True).encode())
         h.update(arch_identity(self.recipe.arch).encode())
+        h.update(b"" if self.init is None else self.init.sha256.encode())
         for galaxies in (self.source, self.valid, self.target):
             h.update(b"none" if galaxies is None else galaxies.digest().encode())
         return h.hexdigest()
@@ -431,7 +521,8 @@ class _Loop:
         state = {
             "identity": self.identity,
             "network": self.network.state_dict(),
-            "transfer": self.transfer.state_dict() if self.transfer else {},
+            "terms": self.terms.state_dict(),
+            "averaged": {} if self.averaged is None else self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": self.history,
@@ -454,8 +545,9 @@ class _Loop:
                 "delete it or name another --out",
             )
         self.network.load_state_dict(state["network"])
-        if self.transfer:
-            self.transfer.load_state_dict(state["transfer"])
+        self.terms.load_state_dict(state["terms"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]

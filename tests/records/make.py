@@ -13,7 +13,8 @@ sys.path.insert(0, str(HERE.parent))
 from conftest import make_blobs  # noqa: E402
 
 from perturbations.exposure import Exposure  # noqa: E402
-from robustastro.adapt.training import Recipe, train, write_bundle  # noqa: E402
+from robustastro.adapt.recipe import Recipe  # noqa: E402
+from robustastro.adapt.training import train, write_bundle  # noqa: E402
 from robustastro.data.galaxies import Galaxies  # noqa: E402
 from robustastro.data.splits import select  # noqa: E402
 from robustastro.evaluate.engine import evaluate  # noqa: E402
