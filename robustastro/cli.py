@@ -429,20 +429,56 @@ def report(
 
 
 @app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(help="deepadversaries.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Few galaxies, one seed: only to see that it runs.")] = False,
+    data: Annotated[str | None, typer.Option("--data", help="Folder of the authors' files; default: mocks.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each method; default: 5, with --quick 1.")] = None,
+    methods: Annotated[str, typer.Option(help="Only these, separated by commas; default: all of the study.")] = "",
+    archs: Annotated[str, typer.Option(help="Only these, separated by commas; default: convnet,resnet18.")] = "",
+    hours: Annotated[float | None, typer.Option(help="Begin no training that would end later.")] = None,
+    workers: Annotated[int, typer.Option(help="Trainings side by side, in processes that share the cores.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory, resumed if it holds the same study; default: reports/STUDY.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Do a published study again: our table beside the published figures. Exit status 1: a training failed."""
+    from robustastro import reproduce as studies
+    from robustastro.record import refuse_place
+
+    module = studies.get(study)
+    place = out or Path("reports") / (f"{study}-quick" if quick else study)
+    refuse_place(place, folder=True)
+    with shown() as progress:
+        result = module.run(
+            place, quick=quick, data=data, seeds=seeds, methods=_split(methods), archs=_split(archs), hours=hours,
+            workers=workers, device=device, progress=progress,
+        )  # fmt: skip
+    print(json.dumps(result, indent=1) if as_json else place / "index.md")
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Directory for figures, page, bundles and runs.")] = Path("reports/demo"),
+    train: Annotated[
+        bool, typer.Option("--train", help="Train the models, some minutes; default: those that come along (zoo).")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the galaxies: only to see that it runs.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Simulate galaxies, train with and without adaptation, attack, measure, draw: under six minutes on two cores."""
+    """Attack models with and without adaptation on simulated galaxies, measure, draw: two minutes on two cores."""
     from robustastro import demo as demonstration
     from robustastro.record import refuse_place
 
     refuse_place(out, folder=True)
 
     with shown() as progress:
-        result = demonstration.run(out, quick=quick, device=device, progress=progress)
+        result = demonstration.run(out, quick=quick, train=train, device=device, progress=progress)
     print(json.dumps(result, indent=1) if as_json else demonstration.text(out))
 
 

@@ -25,6 +25,7 @@ from robustastro.evaluate.bisect import edges, halvings
 from robustastro.evaluate.engine import choose, evaluate, fitting_set, unseen
 from robustastro.evaluate.plan import Plan, Step, check_bisect
 from robustastro.metrics import critical
+from robustastro.metrics.domain import MOST, proxy_a_distance
 from robustastro.metrics.intervals import proportion
 from robustastro.metrics.summary import space_difference, summarise
 from robustastro.metrics.tables import estimate_text, space_text, table
@@ -120,6 +121,8 @@ def fit(
             if galaxies is not None and galaxies.labels is not None and has_split(galaxies, "test")
         }
     }
+    if target is not None and has_split(target, "valid"):
+        record["domain_gap"] = _domain_gap(trained, source, target, device)
     result = {"schema": 1, "out": str(out), **record}
     write_bundle(
         out,
@@ -146,6 +149,22 @@ def _test_accuracy(trained: Trained, galaxies: Galaxies, device: str) -> dict[st
     return {"domain": test.domain, "accuracy": proportion(predicted == test.labels).to_dict()}
 
 
+def _domain_gap(trained: Trained, source: Galaxies, target: Galaxies, device: str) -> dict[str, Any]:
+    """Whether the latents still tell the domains apart, of at most 500 validation galaxies of each, labels unseen.
+
+    Of galaxies that are in both domains, where there are any, and then by pairs: a known galaxy tells nothing.
+    """
+    near, far = select(source, "valid"), select(target, "valid")
+    place = {name: k for k, name in enumerate(near.ids)}
+    common = [k for k, name in enumerate(far.ids) if name in place]
+    far = choose(far.take(common) if common else far, MOST)
+    near = near.take([place[name] for name in far.ids]) if common else choose(near, MOST)
+    subject = Subject(trained.network, trained.contract, device=device)
+    first, second = (subject.outputs(stretched(g, trained.contract)).latent.double().numpy() for g in (near, far))
+    found = proxy_a_distance(first, second, paired=bool(common))
+    return {"proxy_a_distance": found.to_dict(), "paired": bool(common)}
+
+
 def training_text(result: Mapping[str, Any]) -> str:
     """The result of a training for people."""
     recipe = result["recipe"]
@@ -157,6 +176,12 @@ def training_text(result: Mapping[str, Any]) -> str:
         accuracy = test["accuracy"]
         lines.append(
             f"  {name} test ({test['domain']}): accuracy {estimate_text(accuracy, 100.0, 1)}%, n = {accuracy['n']}"
+        )
+    if "domain_gap" in result:
+        distance = result["domain_gap"]["proxy_a_distance"]
+        lines.append(
+            f"  domains told apart by their latents: proxy A-distance {estimate_text(distance)} (0: not at all, "
+            f"2: always), n = {distance['n']}"
         )
     return "\n".join(lines)
 
@@ -237,7 +262,7 @@ def run(
     plan = Plan.of(model, galaxies, steps, seed=seed, limit=limit, fitting=fitting, bisect=bisect)
     plan = plan.model_copy(update={"kept_images": kept})
     called = called or "-".join(s.name.replace(":", "-") for s in steps)
-    place = out or folder / f"{Path(model.path).stem}-{called}-{plan.digest()[:8]}"
+    place = out or folder / f"{model.name}-{called}-{plan.digest()[:8]}"
     _say_estimate(plan, model, galaxies, device)
     record = evaluate(
         plan, model, galaxies, place, device=device, batch=batch, validation=validation, fitting=fitting,
@@ -252,7 +277,7 @@ def test_data(model: Model, path: str | None, reading: Reading, progress: Progre
     """The galaxies to test on, and the model's validation galaxies where they are at hand.
 
     Those of --data: of galaxies that the model was trained on, the test split; otherwise all. Or the test data that
-    the bundle names.
+    the bundle names: the test split of its source, or recipes of mocks that it never saw (the zoo's models).
     """
     if path is not None:
         galaxies = open_data(path, reading, model.contract.classes)
@@ -266,6 +291,8 @@ def test_data(model: Model, path: str | None, reading: Reading, progress: Progre
     if given:
         option = given[0].replace("_", "-")
         raise InputError(f"--{option} without --data", "options of reading go with --data", "add --data FILE")
+    if "test" in model.data:
+        return _unseen_mocks(model, "test", progress), _unseen_mocks(model, "valid", progress)
     own = _own_data(model, progress)
     test = select(own, "test")
     if test.digest() != model.data["test_sha256"]:
@@ -284,16 +311,37 @@ def _own_data(model: Model, progress: Progress) -> Galaxies:
     if file and Path(file).exists():
         return read_again(source)
     if "recipe" in source:
-        from robustastro.data.mocks import Recipe as MockRecipe
-        from robustastro.data.mocks import simulate
-
-        recipe = MockRecipe.from_dict(source["recipe"])
-        return simulate(recipe, progress=lambda d, t: progress("simulate", d, t))
+        return _simulated(source["recipe"], progress)
     raise InputError(
         f"{model.path} names no test data that is there ({file or 'no file, no recipe'})",
         "the file it was trained on, or a simulate recipe",
         "add --data FILE, or put the file back",
     )
+
+
+def _unseen_mocks(model: Model, split: str, progress: Progress) -> Galaxies:
+    """The mocks of a recipe in the bundle.
+
+    What they are is known by the recipe and by the code that draws them. Their pixels may differ in the last bit from
+    processor to processor, so a digest of these would refuse the same galaxies elsewhere.
+    """
+    from robustastro.data.mocks import parameters_hash
+
+    named, here = model.data[split], parameters_hash()
+    if named["mocks"] != here:
+        raise InputError(
+            f"{model.path} names mock galaxies of another version ({named['mocks'][:12]}; here {here[:12]})",
+            "the mocks of the version that it came with",
+            "name the data with --data FILE, or use the model that comes with this version",
+        )
+    return _simulated(named["recipe"], progress)
+
+
+def _simulated(recipe: Mapping[str, Any], progress: Progress) -> Galaxies:
+    from robustastro.data.mocks import Recipe as MockRecipe
+    from robustastro.data.mocks import simulate
+
+    return simulate(MockRecipe.from_dict(recipe), progress=lambda d, t: progress("simulate", d, t))
 
 
 def _say_estimate(plan: Plan, model: Model, galaxies: Galaxies, device: str) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from perturbations.errors import InputError
 from robustastro.contract import InputContract, Stretch
+from robustastro.models import zoo
 from robustastro.models.bundles import is_bundle, read_weights, state_dict_of
 
 WEIGHTS = (".pt", ".pth", ".tar", ".safetensors", ".ckpt", ".bin")
@@ -18,11 +19,11 @@ WEIGHTS = (".pt", ".pth", ".tar", ".safetensors", ".ckpt", ".bin")
 
 def facts(file: str, **reading: Any) -> dict[str, Any]:
     """What a file is, as plain values."""
-    path = Path(file)
+    called, path = zoo.resolve(file)
     if (path / "run.json").is_file():
         return _run(path)
     if path.suffix in WEIGHTS:
-        return _model(path)
+        return _model(called, path)
     return _data(file, reading)
 
 
@@ -31,7 +32,7 @@ def first_contract(file: str, **reading: Any) -> str:
     from robustastro.adapt.training import fit_contract
     from robustastro.commands import open_data
 
-    path = Path(file)
+    _, path = zoo.resolve(file)
     if path.suffix not in WEIGHTS:
         galaxies = open_data(file, reading)
         if len(galaxies.classes) < 2:
@@ -60,14 +61,14 @@ def text(found: dict[str, Any]) -> str:
     )
 
 
-def _model(path: Path) -> dict[str, Any]:
+def _model(called: str, path: Path) -> dict[str, Any]:
     stored, sha256 = read_weights(path)
     bundle = is_bundle(stored)
     state = stored["state_dict"] if bundle else state_dict_of(stored, path)
     bands, classes = _shape(state)
     broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor.float()).all())]
     found: dict[str, Any] = {
-        "file": str(path),
+        "file": called,
         "kind": "robustastro bundle" if bundle else "state dict",
         "sha256": sha256,
         "parameters": sum(t.numel() for n, t in state.items() if "running_" not in n and "num_batches" not in n),
@@ -86,6 +87,8 @@ def _model(path: Path) -> dict[str, Any]:
             "contract": stored["contract"],
             "data": stored["data"],
         }
+        if called.startswith(zoo.PREFIX):
+            found["card"] = zoo.cards()[called.removeprefix(zoo.PREFIX)]
     else:
         found["next"] = "weights only: attack it with --arch and --contract; --init-contract prints one to start from"
     return found

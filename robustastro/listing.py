@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perturbations.errors import unknown_name
-from robustastro.metrics.tables import unit_text
+from robustastro.metrics.tables import estimate_text, unit_text
 
 WHAT = ("perturbations", "suites", "models", "surveys", "methods", "figures")
 FAMILIES = ("observing", "transients", "detector", "preprocessing", "compression", "attacks")
@@ -33,9 +33,7 @@ def rows(what: str) -> list[dict[str, Any]]:
             for s in found
         ]
     if what == "models":
-        from robustastro.models.nets import ARCHITECTURES
-
-        return [{"name": name, "description": _first_line(net)} for name, net in ARCHITECTURES.items()]
+        return _models()
     if what == "surveys":
         return _surveys()
     if what == "methods":
@@ -62,9 +60,11 @@ def rows(what: str) -> list[dict[str, Any]]:
 
 def text(what: str, entries: list[dict[str, Any]]) -> str:
     """The same for people, a line each; perturbations under their family, attacks of other libraries by norm."""
+    if what != "perturbations":
+        return "\n".join(_line(what, entry) for entry in entries)
     lines, family = [], None
     for entry in own(entries):
-        if what == "perturbations" and entry["family"] != family:
+        if entry["family"] != family:
             family = entry["family"]
             lines += ["", family] if lines else [family]
         lines.append(_line(what, entry))
@@ -127,7 +127,27 @@ def _line(what: str, entry: dict[str, Any]) -> str:
         options = ", ".join(f"{k} = {v if isinstance(v, str) else f'{v:g}'}" for k, v in entry["options"].items())
         kind = "upper bound" if entry["target_labels"] else "control" if entry["control"] else "adaptation"
         return f"{entry['name']:18} {kind:12} {options or 'no options'}  ({entry['source']}; tuned {entry['tuned']})"
+    if what == "models" and entry["kind"] == "trained":
+        found = entry["card"]["accuracy"]
+        accuracy = ", ".join(f"{domain} {estimate_text(found[domain], 100.0, 1)}%" for domain in found)
+        flags = "".join(f" Flag {flag['code']}." for flag in entry["card"]["flags"])
+        return f"{entry['name']}\n{'':12} {entry['description']} Accuracy {accuracy}.{flags}"
     return f"{entry['name']:12} {entry['description']}"
+
+
+def _models() -> list[dict[str, Any]]:
+    """Architectures, and the trained models that come with the package with their cards."""
+    from robustastro.models import zoo
+    from robustastro.models.nets import ARCHITECTURES
+
+    networks = [
+        {"name": name, "description": _first_line(net), "kind": "architecture"} for name, net in ARCHITECTURES.items()
+    ]
+    trained = [
+        {"name": zoo.PREFIX + name, "description": card["description"], "kind": "trained", "card": card}
+        for name, card in zoo.cards().items()
+    ]
+    return networks + trained
 
 
 def _surveys() -> list[dict[str, Any]]:

@@ -13,10 +13,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from robustastro import adapt
-from robustastro.adapt.dann import DANN
 from robustastro.adapt.mmd import WIDTHS, mmd
 from robustastro.adapt.recipe import Recipe
+from robustastro.adapt.starting import terms_of
 from robustastro.adapt.training import fit_contract, id_hashes, select, stretched, train, write_bundle
+from robustastro.adapt.transfer import Setting, Step, Transfer
 from robustastro.models import nets
 from robustastro.models.bundles import load_model
 
@@ -68,13 +69,22 @@ def test_without_reversal_the_domain_classifier_does_not_touch_the_network(blobs
 def test_the_domain_classifier_sees_latent_vectors_of_length_scale():
     """Whatever the length of the latent vectors, its logits move with `scale`."""
     z, far = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)).split(20)
-    with torch.random.fork_rng(devices=[]):
+    unused: Any = None
+    setting = Setting(unused, unused, 6, unused, unused, 0, 20, torch.ones(2))
+
+    def of_scale(scale: float) -> nn.Module:
+        return terms_of(Recipe(method="dann", options={"scale": scale, "hidden": 16}).resolved(), setting)["transfer"]
+
+    def loss(term: nn.Module, length: float) -> float:
+        a, b = length * z, length * far
+        return float(term.eval()(Step(a, a, torch.zeros(20).long(), 0.5, b, b, torch.arange(20))))
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        small, large = (DANN(6, 1.0, 1.0, 16, scale).eval() for scale in (1.0, 4.0))
-    large.load_state_dict(small.state_dict())
-    with torch.no_grad():
-        assert float(small(z, far, 0.5)) == pytest.approx(float(small(10.0 * z, 10.0 * far, 0.5)), rel=1e-5)
-        assert abs(float(small(z, far, 0.5)) - float(large(z, far, 0.5))) > 1e-4
+        small, large = of_scale(1.0), of_scale(4.0)
+        large.load_state_dict(small.state_dict())
+        assert loss(small, 1.0) == pytest.approx(loss(small, 10.0), rel=1e-5)
+        assert abs(loss(small, 1.0) - loss(large, 1.0)) > 1e-4
 
 
 def test_the_gradient_of_mmd_holds_the_kernel_width_constant():
@@ -110,16 +120,22 @@ class Projections(nn.Module):
         return self.fc(x.flatten(1) @ self.get_buffer("directions"))
 
 
-class Witness(nn.Module):
+class Witness(Transfer):
     """A transfer loss that only notes what it is given."""
 
     seen: ClassVar[list[tuple[torch.Tensor, torch.Tensor, float]]] = []
+    steps: ClassVar[list[Step]] = []
+    settings: ClassVar[list[Setting]] = []
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, setting: Setting) -> None:
         super().__init__()
+        self.settings.append(setting)
 
-    def forward(self, source: torch.Tensor, target: torch.Tensor, progress: float) -> torch.Tensor:
-        self.seen.append((source.detach().clone(), target.detach().clone(), progress))
+    def forward(self, step: Step) -> torch.Tensor:
+        source, target = step.both()
+        self.seen.append((source.detach().clone(), target.detach().clone(), step.progress))
+        self.steps.append(step)
+        step.notes["galaxies"] = float(len(self.steps))
         return 0.0 * (source.sum() + target.sum())
 
 
@@ -129,7 +145,8 @@ def witnessed(monkeypatch, blobs, other):
     method = adapt.Method("witness", "this test", True, f"{__name__}:Witness", {})
     monkeypatch.setattr(adapt, "METHODS", MappingProxyType({**adapt.METHODS, "witness": method}))
     monkeypatch.setitem(nets.ARCHITECTURES, "projections", Projections)
-    monkeypatch.setattr(Witness, "seen", [])
+    for name in ("seen", "steps", "settings"):
+        monkeypatch.setattr(Witness, name, [])
 
     def run(**changes):
         trained = train(Recipe(**({**QUICK, "method": "witness", "arch": "projections"} | changes)), blobs, other)
@@ -158,6 +175,34 @@ def test_the_transfer_loss_gets_source_target_and_the_progress(witnessed):
         which_galaxies(a, source)
         which_galaxies(b, target)
     assert [progress for *_, progress in seen] == pytest.approx([k / len(seen) for k in range(len(seen))])
+
+
+def test_a_step_and_the_setting_say_what_they_promise(witnessed, blobs, other):
+    seen, (source, target) = witnessed()
+    head = Projections().fc  # only for its shape
+    (setting,) = Witness.settings
+    assert setting.latent == head.in_features
+    assert setting.source.ids == select(blobs, "train").ids
+    assert setting.target is not None
+    assert setting.target.ids == select(other, "train").ids
+    assert setting.target.labels is None
+    labels = np.asarray(select(blobs, "train").labels)
+    for step, (a, b, _) in zip(Witness.steps, seen, strict=True):
+        assert step.target_rows is not None
+        assert step.target_rows.tolist() == which_galaxies(b, target)[1].tolist()
+        assert step.target_logits is not None
+        assert step.labels.tolist() == labels[which_galaxies(a, source)[1].numpy()].tolist()
+        assert step.target_labels is None
+        assert step.source_logits.shape == step.target_logits.shape == (16, 3)
+
+
+def test_the_history_keeps_the_mean_of_the_notes(blobs, other, witnessed):
+    witnessed()
+    steps = len(Witness.steps) // 2
+    trained = train(Recipe(**{**QUICK, "method": "witness", "arch": "projections"}), blobs, other)
+    noted = [h["galaxies"] for h in trained.record["history"]]
+    first = 2 * steps + (steps + 1) / 2
+    assert noted == pytest.approx([first, first + steps])
 
 
 def test_both_domains_are_dealt_in_a_new_order_each_epoch(witnessed):

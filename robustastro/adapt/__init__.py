@@ -73,10 +73,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "Ganin et al. 2016, JMLR 17, 59, arXiv:1505.07818",
                 True,
                 "robustastro.adapt.dann:DANN",
-                {"weight": 1.0, "settings": "tuned", "reversal": 1.0, "hidden": 256, "scale": 4.0},
+                {
+                    "weight": 1.0, "settings": "tuned", "reversal": 1.0, "hidden": 256, "scale": 4.0, "spectral": 1,
+                    "dropout": 0.0,
+                },
                 choices=SETTINGS,
-                published={"hidden": 1024, "scale": 0.0},
+                published={"hidden": 1024, "scale": 0.0, "spectral": 0, "dropout": 0.5},
                 tuned="with target labels in sight",
+                average=0.99,
             ),
             Method(
                 "cdan",
@@ -85,6 +89,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "robustastro.adapt.cdan:CDAN",
                 {"weight": 1.0, "reversal": 1.0, "hidden": 256, "scale": 4.0, "entropy_weighted": 1},
                 tuned="with target labels in sight",
+                average=0.99,
             ),
             Method(
                 "sinkhorn",
@@ -109,7 +114,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "source labels only, on images perturbed as they will be tested (Hendrycks & Dietterich 2019)",
                 False,
                 "robustastro.adapt.augment:Augment",
-                {"share": 0.5, "with": "depth,seeing,jpeg"},
+                {"share": 0.5, "with": "depth,seeing,zeropoint,cosmic_rays,blend,fits_rice,miscentring"},
                 control=True,
             ),
             Method(

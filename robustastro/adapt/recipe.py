@@ -25,8 +25,10 @@ class Recipe:
     augment : turn each image by one of the eight symmetries of the square.
     paired : let a galaxy that is in both domains train in both.
     average : decay per step of a running mean of the weights, which is validated and kept; None: the method's own.
-    init : model file that the weights start from; "" for random ones.
-    freeze : names of the modules that stay as they are in `init`; "features" is all but the last layer.
+    init : model file that the weights start from; "" for random ones. Only the weights: the contract, with its stretch,
+        is that of the new source, and the last layer is a new one where the classes are others.
+    freeze : names of the modules that stay as they are in `init`, weights and statistics of batch norm; "features" is
+        all but the last layer.
     """
 
     method: str = "none"
@@ -54,10 +56,19 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """The method with what is added to it: "mmd+fisher-ratio+entropy"."""
-        parts = [self.method, f"fisher-{self.fisher}" if self.fisher else "", "entropy" if self.entropy else ""]
-        published = "published" if self.options.get("settings") == "published" else ""
-        return "+".join(part for part in (*parts[:1], published, *parts[1:], "init" if self.init else "") if part)
+        """The method, its settings in words that are not the default, and what is added: "mmd+published+entropy"."""
+        chosen, published = find_method(self.method), self.options.get("settings") == "published"
+        usual = {**chosen.options, **(chosen.published if published else {}), "settings": self.options.get("settings")}
+        words = [f"{n}-{v}" for n, v in self.options.items() if isinstance(v, str) and v != usual.get(n)]
+        parts = [
+            self.method,
+            "published" if published else "",
+            *words,
+            f"fisher-{self.fisher}" if self.fisher else "",
+            "entropy" if self.entropy else "",
+            "init" if self.init else "",
+        ]
+        return "+".join(part for part in parts if part)
 
     def resolved(self) -> Recipe:
         """The same with every option of the method filled in.
@@ -72,6 +83,11 @@ class Recipe:
             raise InputError(
                 f"seed {self.seed}, patience {self.patience}", "0 <= seed < 2^31, patience >= 0", "correct them"
             )
+        if not self.weight_decay >= 0 or not 0 <= self.warm_up <= 1:
+            raise InputError(
+                f"weight_decay {self.weight_decay}, warm_up {self.warm_up}", "0 or more, and a share from 0 to 1",
+                "correct them",
+            )  # fmt: skip
         for name in ("epochs", "batch", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)}", f"{name} > 0", "correct the training options")

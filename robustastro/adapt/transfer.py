@@ -76,6 +76,7 @@ class Transfer(nn.Module):
     """
 
     separate = False  # a pass for each domain, so that batch norm sees one domain at a time
+    target_in_steps = True  # target images, where there are any, go through the network in each step
 
     def attach(self, network: nn.Module) -> dict[str, float]:
         """Change the network before training, in place: other layers, which `finish` turns into plain ones again.

@@ -53,7 +53,7 @@ def run_document(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "model": {
             "path": model.path,
-            "name": Path(model.path).stem,
+            "name": model.name,
             "sha256": model.sha256,
             "arch": model.arch,
             "method": model.training.get("method"),

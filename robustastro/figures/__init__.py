@@ -21,6 +21,9 @@ FIGURES = MappingProxyType(
         "comparison": "difference in perturbed accuracy between arms, with intervals",
         "reliability": "how often a model is right at each confidence, and its calibration error",
         "science": "completeness and purity of the classes against magnitude, size or signal-to-noise",
+        "confusion": "which class is taken for which, clean and perturbed",
+        "church": "classes of the head in the plane of an attack and of a shallower survey",
+        "isomap": "clean, attacked and shallow galaxies of the latent space in two and three dimensions",
     }
 )
 

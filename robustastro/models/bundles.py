@@ -22,6 +22,7 @@ from torch import nn
 
 from perturbations.errors import InputError, unknown_name
 from robustastro.contract import InputContract
+from robustastro.models import zoo
 from robustastro.models.nets import ARCHITECTURES
 from robustastro.record import write_whole
 
@@ -49,10 +50,11 @@ class Model:
     network : the module, weights loaded.
     contract : its InputContract.
     arch : architecture name, or FILE.py:Class.
-    path, sha256 : the file.
+    path, sha256 : the file; the path of a model of the zoo is zoo:NAME.
     latent : module whose input is the latent vector, or None for the last Linear.
     training : the training record (method, seed, recipe, flags, ...), empty for other people's files.
-    data : where its data came from: {"source": ..., "target": ..., "test_sha256": ...}.
+    data : where its data came from: {"source": ..., "target": ..., "test_sha256": ...}; of the zoo's models also
+        "test" and "valid", recipes of mock galaxies that they never saw.
     centroids : (K, D) class centroids of clean source training data, or None.
     trained_on : 64-bit hashes of the training galaxies' ids, or None.
     """
@@ -68,6 +70,11 @@ class Model:
     centroids: torch.Tensor | None = None
     trained_on: torch.Tensor | None = None
 
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; of a model of the zoo its name there."""
+        return Path(self.path.removeprefix(zoo.PREFIX)).stem
+
 
 def save_bundle(
     path: str | Path,
@@ -80,14 +87,25 @@ def save_bundle(
     data: Mapping[str, Any],
     centroids: torch.Tensor,
     trained_on: torch.Tensor,
+    half: bool = False,
 ) -> None:
-    """Write a bundle: whole, or not at all."""
+    """Write a bundle: whole, or not at all. With `half` its weight matrices are stored in half precision.
+
+    Vectors (biases, batch norm) stay as they are: they are small, and a running variance may be too.
+
+    Raises
+    ------
+    InputError : a weight beyond the largest number of half precision.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    if half:
+        state = {name: _halved(name, tensor) for name, tensor in state.items()}
     bundle = {
         "format": FORMAT,
         "schema": SCHEMA,
         "arch": arch,
         "arch_options": dict(arch_options),
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+        "state_dict": state,
         "contract": contract.to_dict(),
         "training": dict(training),
         "data": dict(data),
@@ -97,6 +115,15 @@ def save_bundle(
     write_whole(Path(path), lambda file: torch.save(bundle, file))
 
 
+def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point() or tensor.ndim < 2:
+        return tensor
+    largest = float(tensor.abs().max())
+    if not largest <= torch.finfo(torch.float16).max:
+        raise InputError(f"{name} reaches {largest:g}", "65504 at most in half precision", "store it in full precision")
+    return tensor.half()
+
+
 def load_model(
     path: str | Path, arch: str | None = None, contract: str | Path | None = None, latent: str | None = None
 ) -> Model:
@@ -104,7 +131,7 @@ def load_model(
 
     Parameters
     ----------
-    path : .pt, .pth, .pth.tar or .safetensors file.
+    path : .pt, .pth, .pth.tar or .safetensors file, or zoo:NAME (see `robustastro.models.zoo`).
     arch : a name of `ARCHITECTURES`, or FILE.py:Class. The latter runs that file: it is code, name only your own.
     contract : TOML file; required unless the file is a bundle.
     latent : module whose input is the latent vector.
@@ -113,7 +140,7 @@ def load_model(
     ------
     InputError : a missing, damaged or unsafe file; weights that do not fit the architecture; a missing option.
     """
-    path = Path(path)
+    called, path = zoo.resolve(path)
     stored, sha256 = read_weights(path)
     if is_bundle(stored):
         if arch is None and stored["arch"] not in ARCHITECTURES:
@@ -128,7 +155,7 @@ def load_model(
         network = build(arch or stored["arch"], stored["arch_options"])
         _fill(network, stored["state_dict"], path, arch or stored["arch"])
         return Model(
-            network, given, arch or stored["arch"], str(path), sha256, latent,
+            network, given, arch or stored["arch"], called, sha256, latent,
             stored["training"], stored["data"], stored["centroids"], stored["trained_on"],
         )  # fmt: skip
     if arch is None or contract is None:
@@ -145,7 +172,7 @@ def load_model(
         arch, {"bands": len(given.bands), "classes": len(given.classes), **({"size": size} if size else {})}
     )
     _fill(network, state, path, arch)
-    return Model(network, given, arch, str(path), sha256, latent)
+    return Model(network, given, arch, called, sha256, latent)
 
 
 def is_bundle(stored: Any) -> bool:

@@ -1,0 +1,337 @@
+"""DeepAdversaries (Ciprijanovic et al. 2022, arXiv:2112.14299), done again.
+
+Spirals, ellipticals and mergers at LSST Y10 with labels and at Y1 without; a ConvNet and a ResNet18, without and with
+adaptation; accuracy at both depths, and one pixel that a search chooses, on galaxies that are the same for all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from perturbations.core import get
+from perturbations.errors import InputError, unknown_name
+from robustastro import commands
+from robustastro.adapt.contracts import fit_contract
+from robustastro.adapt.recipe import Recipe
+from robustastro.data.galaxies import Galaxies
+from robustastro.data.mocks import Recipe as MockRecipe
+from robustastro.data.mocks import parameters_hash, simulate
+from robustastro.data.readers import read
+from robustastro.data.splits import select
+from robustastro.evaluate.engine import choose
+from robustastro.evaluate.plan import Plan, step
+from robustastro.models.bundles import Model, build, load_model
+from robustastro.models.nets import ARCHITECTURES
+from robustastro.models.subject import Subject
+from robustastro.progress import Progress, say
+from robustastro.record import Record, jsonable
+from robustastro.reproduce import page
+from robustastro.reproduce.study import Cell, Folder, not_run, refuse_other_recipes, run_cells, seconds_by_arch
+
+FIRST = ("none", "mmd", "dann", "uda", "augment", "supervised_target")
+VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {name: {"method": name} for name in (*FIRST, "coral", "cdan", "sinkhorn", "adabn", "at")}
+    | {f"{method}+published": {"method": method, "options": {"settings": "published"}} for method in ("mmd", "dann")}
+    | {f"{method}+fisher-ratio": {"method": method, "fisher": "ratio"} for method in ("mmd", "dann")}
+    | {f"{method}+entropy": {"method": method, "entropy": 0.05} for method in ("mmd", "dann")}
+)
+ARCHS, SEEDS = ("convnet", "resnet18"), 5
+PROGRAM = "robustastro reproduce deepadversaries"
+DEPTHS = MappingProxyType({"Y10": 1.0, "Y1": 0.1})
+PUBLISHED_SEARCH = {"settings": "published"}
+NO_EXPOSURE = "these images have no Exposure, so what a detector can give is not known"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the study is.
+
+    Parameters
+    ----------
+    galaxies : mocks at each depth.
+    epochs, batch : of the training.
+    seeds : trainings of each method.
+    cells : methods of each architecture that belong to the study.
+    attacked : galaxies of each class under attack, by architecture.
+    search : options of the one-pixel search in paper mode, by architecture.
+    flux : options of the search among the values that a detector can give.
+    """
+
+    galaxies: int
+    epochs: int
+    batch: int
+    seeds: int
+    cells: Mapping[str, tuple[str, ...]]
+    attacked: Mapping[str, int]
+    search: Mapping[str, Mapping[str, Any]]
+    flux: Mapping[str, Any] = field(default_factory=dict)
+
+
+FULL = Size(
+    galaxies=1500, epochs=40, batch=32, seeds=SEEDS, cells={arch: tuple(VARIANTS) for arch in ARCHS},
+    attacked={arch: 50 for arch in ARCHITECTURES}, search={arch: PUBLISHED_SEARCH for arch in ARCHITECTURES},
+)  # fmt: skip
+# without a GPU the published search takes a ResNet18 a minute and a half a galaxy: fewer galaxies, the default search
+SLOW = {"resnet18": (10, {"settings": "default"})}
+TRIAL = {"pop": 40, "generations": 5}
+QUICK = Size(
+    galaxies=300, epochs=12, batch=16, seeds=1, cells={"convnet": FIRST, "resnet18": ("none", "mmd")},
+    attacked={"convnet": 10, "resnet18": 2, "tiny": 10}, search={arch: TRIAL for arch in ARCHITECTURES}, flux=TRIAL,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every cell of a study shares; it travels to other processes."""
+
+    out: Path
+    size: Size
+    data: str | None
+    device: str
+
+
+def run(
+    out: Path,
+    *,
+    quick: bool = False,
+    data: str | None = None,
+    seeds: int | None = None,
+    methods: Sequence[str] = (),
+    archs: Sequence[str] = (),
+    hours: float | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    progress: Progress,
+    size: Size | None = None,
+) -> dict[str, Any]:
+    """Train, attack, measure, and write the page; return what goes into results.json.
+
+    Parameters
+    ----------
+    out : directory of index.md, results.json, figures and runs; a study that is there is resumed.
+    quick : few galaxies and epochs, one seed: only to see that everything works.
+    data : folder in the layout of the authors (data Zenodo 5514180); None: mocks.
+    seeds, methods, archs : what to run now; default: all that belongs to the study. The page covers all that was ever
+        asked for in `out`, and says what of the study is not there.
+    hours : trainings that would end later are not begun.
+    workers : trainings side by side, each in a process with its share of the cores.
+    size : instead of the full or the quick size.
+
+    Raises
+    ------
+    InputError : an unknown method or architecture, or a folder with another study.
+    """
+    asked_device, device = device, commands.device_of(device)
+    size = size or (QUICK if quick else FULL if device != "cpu" else _slower(FULL))
+    wanted_archs = archs or tuple(size.cells)
+    _check(wanted_archs, methods, size.seeds if seeds is None else seeds, hours, workers)
+    setting, folder = Setting(out, size, data, device), Folder(out)
+    standard = [c for arch, names in size.cells.items() for c in _cells(arch, names, size.seeds)]
+    asked = [
+        c for arch in wanted_archs for c in _cells(arch, methods or size.cells.get(arch, FIRST), seeds or size.seeds)
+    ]  # fmt: skip
+    y10, y1 = domains(setting, progress)
+    identity = {
+        "data": {name: galaxies.digest() for name, galaxies in zip(DEPTHS, (y10, y1), strict=True)},
+        "size": {n: v for n, v in asdict(size).items() if n not in ("cells", "seeds")},
+    }
+    every = list(dict.fromkeys([*folder.open(identity, asked), *standard]))
+    refuse_other_recipes(folder, every, lambda cell: asdict(recipe_of(cell, size)))
+    waiting = {c.arch for c in asked if folder.done(c) is None}
+    measured = seconds_by_arch(folder, every)
+    guessed = {
+        arch: seconds_of_cell(setting, arch, y10) for arch in dict.fromkeys(c.arch for c in every)
+        if arch not in measured and arch in waiting | set(size.cells)
+    }  # fmt: skip
+    reasons = run_cells(
+        folder, asked, partial(one_cell, setting), guessed | measured, hours=hours, workers=workers, progress=progress
+    )
+    finished = [c for c in every if folder.done(c) is not None]
+    if not finished:
+        raise InputError("no training is finished", "one or more", "allow more --hours")
+    rest = " ".join([*(["--quick"] if quick else []), *([] if data is None else [f"--data {data}"]), f"--out {out}"])
+    chosen = {"archs": ",".join(archs), "methods": ",".join(methods), "seeds": seeds, "hours": hours}
+    chosen |= {"workers": workers if workers > 1 else None, "device": None if asked_device == "auto" else asked_device}
+    command = " ".join([PROGRAM, *(f"--{n} {v}" for n, v in chosen.items() if v is not None and v != ""), rest])
+    left = not_run(
+        every, reasons, set(finished), guessed | seconds_by_arch(folder, every),
+        lambda arch, method, k: f"{PROGRAM} --archs {arch} --methods {method} --seeds {k} {rest}",
+    )  # fmt: skip
+    about = {
+        "command": command, "quick": quick, "mocks": data is None,
+        "mock_parameters": None if data is not None else parameters_hash(), "device": device,
+        "galaxies": {s: len(select(y10, s)) for s in ("train", "valid", "test")}, "same_ids": y10.ids == y1.ids,
+        "not_attacked_in_flux": None if y10.exposure is not None else NO_EXPOSURE,
+        "recipe": {n: v for n, v in asdict(recipe_of(finished[0], size)).items() if n not in ("options", "method")},
+        "size": asdict(size), "failed": sum(reason.startswith("it failed") for reason in reasons.values()),
+    }  # fmt: skip
+    return page.write(folder, finished, about, left, progress)
+
+
+def _slower(size: Size) -> Size:
+    attacked = dict(size.attacked) | {arch: few for arch, (few, _) in SLOW.items()}
+    search = dict(size.search) | {arch: options for arch, (_, options) in SLOW.items()}
+    return Size(**{**vars(size), "attacked": attacked, "search": search})
+
+
+def _check(archs: Sequence[str], methods: Sequence[str], seeds: int, hours: float | None, workers: int) -> None:
+    for arch in archs:
+        if arch not in ARCHITECTURES:
+            raise unknown_name("architecture", arch, ARCHITECTURES)
+    for method in methods:
+        if method not in VARIANTS:
+            raise unknown_name("method of this study", method, VARIANTS)
+    for name, value, least in (("seeds", seeds, 1), ("workers", workers, 1), ("hours", hours, 0)):
+        if value is not None and not value >= least:
+            raise InputError(f"--{name} {value:g}", f"{least} or more", "correct it")
+
+
+def _cells(arch: str, methods: Sequence[str], seeds: int) -> list[Cell]:
+    """First the methods that matter most; of each group seed by seed, so that what is there is balanced."""
+    groups = [m for m in FIRST if m in methods], [m for m in methods if m not in FIRST]
+    return [Cell(arch, method, seed) for group in groups for seed in range(seeds) for method in group]
+
+
+def recipe_of(cell: Cell, size: Size) -> Recipe:
+    """How a cell is trained, every option filled in."""
+    return Recipe(
+        arch=cell.arch, seed=cell.seed, epochs=size.epochs, batch=size.batch, **VARIANTS[cell.method]
+    ).resolved()
+
+
+def domains(setting: Setting, progress: Callable[[str, int, int], None]) -> tuple[Galaxies, Galaxies]:
+    """The galaxies at Y10 and at Y1, in the same order."""
+    if setting.data is None:
+        return _mocks(setting.size.galaxies, progress)
+    y10, y1 = _files(setting.data)
+    return y10, y1
+
+
+@lru_cache(maxsize=1)
+def _files(folder: str) -> tuple[Galaxies, ...]:
+    return tuple(read(f"{folder}::{depth}") for depth in DEPTHS)
+
+
+_KEPT: dict[int, tuple[Galaxies, Galaxies]] = {}  # the mocks of this process: reading them again takes seconds
+
+
+def _mocks(count: int, progress: Callable[[str, int, int], None]) -> tuple[Galaxies, Galaxies]:
+    if count not in _KEPT:
+        y10, y1 = (
+            simulate(MockRecipe(n=count, seed=1, depth=depth), progress=lambda d, t: progress("simulate", d, t))
+            for depth in DEPTHS.values()
+        )
+        _KEPT[count] = y10, y1
+    return _KEPT[count]
+
+
+def balanced(galaxies: Galaxies, each: int) -> Galaxies:
+    """At most so many galaxies of each class, chosen by key, in their own order."""
+    assert galaxies.labels is not None
+    names: set[str] = set()
+    for k in np.unique(galaxies.labels):
+        names |= set(choose(galaxies.take(np.flatnonzero(galaxies.labels == k)), each).ids)
+    return galaxies.take([k for k, name in enumerate(galaxies.ids) if name in names])
+
+
+# ---------------------------------------------------------------------- one cell
+
+
+def one_cell(setting: Setting, cell: Cell, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Train a cell, if its model is not there, and make its records, those that are not."""
+    y10, y1 = domains(setting, progress)
+    folder, size = Folder(setting.out), setting.size
+    recipe, path = recipe_of(cell, size), folder.bundle(cell)
+    if folder.training(cell) is None or not path.exists():
+        commands.fit(recipe, y10, y1, path, setting.device, progress)  # type: ignore[arg-type]
+    model = load_model(path)
+    for name, (galaxies, options) in records_of(cell.arch, size, y10, y1).items():
+        steps = [] if options is None else [step("onepixel", options=options)]
+        place = folder.record(cell, name)
+        if not _finished(place, model):
+            commands.run(
+                steps, model, galaxies.with_classes(model.contract.classes), place, seed=0, limit=None,
+                device=setting.device, progress=progress,  # type: ignore[arg-type]
+            )  # fmt: skip
+    return {"recipe": jsonable(asdict(recipe)), "model": model.sha256, "device": setting.device}
+
+
+def records_of(
+    arch: str, size: Size, y10: Galaxies, y1: Galaxies
+) -> dict[str, tuple[Galaxies, Mapping[str, Any] | None]]:
+    """The records of a cell: galaxies and options of the one-pixel attack, None where nothing is perturbed."""
+    test = select(y10, "test")
+    few = balanced(test, size.attacked[arch])
+    wanted: dict[str, tuple[Galaxies, Mapping[str, Any] | None]] = {
+        "y10": (test, None), "y1": (select(y1, "test"), None), "paper": (few, size.search[arch]),
+    }  # fmt: skip
+    if y10.exposure is not None:
+        wanted["flux"] = few, {**size.flux, "space": "flux"}
+    return wanted
+
+
+def _finished(place: Path, model: Model) -> bool:
+    if not (place / "run.json").exists():
+        return False
+    run = Record.open(place).run
+    return run["timing"] is not None and run["model"]["sha256"] == model.sha256
+
+
+# ---------------------------------------------------------------------- an estimate
+
+
+def seconds_of_cell(setting: Setting, arch: str, y10: Galaxies) -> float:
+    """About how long a cell takes, from a few training steps and a few queries of a network with random weights.
+
+    Every search is taken to spend all its queries, and training to see all epochs: the truth is mostly less.
+    """
+    size, device = setting.size, torch.device(setting.device)
+    train, test = select(y10, "train"), select(y10, "test")
+    contract = fit_contract(choose(train, 64))
+    shape = y10.images.shape
+    options = {"bands": shape[1], "classes": len(y10.classes), "size": contract.crop or shape[-1]}
+    network = build(arch, options).to(device)
+    x = contract.to_input(train.batch(slice(0, 2 * size.batch)), y10.bands).to(device)
+    network.train()
+    spent = []
+    for _ in range(3):
+        started = time.monotonic()
+        output = network(x)
+        nn.functional.cross_entropy(output, torch.zeros(len(x), dtype=torch.long, device=device)).backward()
+        spent.append(time.monotonic() - started)
+    steps = size.epochs * max(1, len(train) // 2 // size.batch)
+    model = Model(network.cpu().eval(), contract, arch)
+    queries = 0.0
+    for galaxies, options in records_of(arch, size, y10, y10).values():
+        if options is not None:
+            most = get("onepixel").most_queries
+            assert most is not None
+            queries += len(galaxies) * most({**step("onepixel", options=options).options, "shape": shape[1:]})
+    few = choose(test, 1)
+    plan = Plan.of(model, few, [step("onepixel")])
+    subject = Subject(model.network, contract, None, setting.device, plan.chunk, plan.pixels)
+    one = contract.to_input(few.batch(slice(0, 1)), few.bands).to(device)
+    each = _seconds_of_query(subject, one)
+    say(f"{arch}: a step of training takes about {min(spent):.2g} s, a query of the attack {1e3 * each:.2g} ms")
+    return 1.2 * steps * min(spent) + queries * each
+
+
+def _seconds_of_query(subject: Subject, x: torch.Tensor) -> float:
+    """Of one pixel changed in the image x (1, C, H, W)."""
+    victim, count = subject.victim(x), 100
+    row = torch.arange(count, device=x.device) % min(x.shape[2:])
+    asked = torch.zeros_like(row), row[:, None, None].expand(-1, -1, 2), x.new_zeros(count, 1, x.shape[1])
+    victim.logits_at(*asked)  # the first pass also allocates
+    started = time.monotonic()
+    victim.logits_at(*asked)
+    return (time.monotonic() - started) / count

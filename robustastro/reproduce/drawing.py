@@ -1,0 +1,93 @@
+"""Figures of a reproduction: accuracy of every method at both depths, and the latent space of one training each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from perturbations.errors import InputError
+from robustastro import figures
+from robustastro.figures.style import MARKERS, PAGE, blank, colours, save, style
+from robustastro.progress import say
+from robustastro.reproduce.measures import Arm, baseline
+
+SHOWN = ("none", "mmd", "dann", "uda")
+CAPTION = (
+    "Accuracy on the {n} test galaxies at Y10 (source) and Y1 (target). Small dots: single trainings, crosses: "
+    "collapsed ones, which count. Large marks: their mean, with 95% intervals over galaxies and trainings (of one "
+    "training: over galaxies alone). Filled: adaptation; open: controls; triangle: an upper bound, trained with target "
+    "labels. In parentheses: trainings."
+)
+
+
+def accuracy(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Accuracy at Y10 and Y1 of the rows of one architecture (`measures.accuracies`)."""
+    with style():
+        fig = blank(PAGE, 0.9 + 0.24 * len(rows))
+        axes = fig.subplots(1, 2, sharey=True)
+        palette = colours(2)
+        for ax, (key, title), colour in zip(axes, (("y10", "Y10, source"), ("y1", "Y1, target")), palette, strict=True):
+            for at, row in enumerate(rows):
+                _row(ax, at, row, key, colour)
+            ax.set_title(title)
+            ax.set_xlabel("accuracy [%]")
+            ax.set_xlim(-2, 102)
+            ax.grid(axis="x", color="0.9", linewidth=0.5)
+            ax.set_axisbelow(True)
+        axes[0].set_yticks(range(len(rows)), [f"{r['method']} ({len(r['seeds'])})" for r in rows])
+        axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    return fig
+
+
+def _row(ax: Any, at: int, row: Mapping[str, Any], key: str, colour: Any) -> None:
+    for seed, value in zip(row["seeds"], row[f"{key}_by_seed"], strict=True):
+        bad = seed in row["collapsed"]
+        marker = {"marker": "x", "markersize": 4} if bad else {"marker": ".", "markersize": 3}
+        ax.plot([100 * value], [at + 0.22], color=colour, linestyle="none", **marker)
+    found = row[key]
+    if found["low"] is not None:
+        ax.plot([100 * found["low"], 100 * found["high"]], [at - 0.1] * 2, color=colour, gid="interval")
+    marker = MARKERS[2] if row["target_labels"] else MARKERS[0]
+    face = "white" if row["control"] else colour
+    ax.plot([100 * found["value"]], [at - 0.1], color=colour, marker=marker, markerfacecolor=face, gid="value")
+
+
+def draw(arms: Sequence[Arm], rows: Sequence[Mapping[str, Any]], out: Path) -> list[tuple[str, str]]:
+    """Draw what there is into `out`: (file name, caption) of each figure."""
+    made = []
+    for arch in dict.fromkeys(row["arch"] for row in rows):
+        those = [row for row in rows if row["arch"] == arch]
+        save(accuracy(those), out / f"accuracy-{arch}.png")
+        caption = CAPTION.format(n=those[0]["y10"]["n"])
+        made.append((f"accuracy-{arch}.png", f"{arch}. {caption}"))
+        made += _spaces([a for name in SHOWN if (a := baseline(arms, arch, name))], arch, out)
+    return made
+
+
+def _spaces(arms: Sequence[Arm], arch: str, out: Path) -> list[tuple[str, str]]:
+    """Church windows, isomaps and confusion matrices of the first training seed of a few methods."""
+    if not arms:
+        return []
+    names = [arm.method for arm in arms]
+    first = [arm.records[0] for arm in arms]
+    attacked, shallow, deep = ([records[name] for records in first] for name in ("paper", "y1", "y10"))
+    both = [record for pair in zip(deep, shallow, strict=True) for record in pair]
+    depths = [f"{name} at {depth}" for name in names for depth in ("Y10", "Y1")]
+    seeds = ", ".join(dict.fromkeys(str(arm.cells[0].seed) for arm in arms))
+    made = []
+    for name, records, called, options in (
+        ("church", attacked, names, {"shallow": shallow}),
+        ("isomap", attacked, names, {"shallow": shallow}),
+        ("confusion", both, depths, {}),
+    ):
+        file = f"{name}-{arch}.png"
+        try:
+            module = figures.get(name)
+            save(module.figure(records, called, **options), out / file)
+            made.append((file, f"{arch}, training seed {seeds}. {module.caption(records, called, **options)}"))
+        except InputError as problem:  # no galaxy flipped, or a head without flat boundaries
+            say(f"no figure {name} of {arch}: {problem}")
+    return made

@@ -1,0 +1,267 @@
+"""Many trainings, one after the other or side by side: what is there is not done again, what does not fit is not begun.
+
+A study lives in a folder: `study.json` says what all its numbers depend on and which cells were ever asked for,
+`runs/ARCH-METHOD-SEED.pt` is a model, `runs/ARCH-METHOD-SEED/` holds its records and `cell.json`, written last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perturbations.errors import InputError
+from robustastro.progress import EVERY, Progress, say
+from robustastro.record import jsonable, refuse_place, write_whole
+
+Work = Callable[["Cell", Callable[[str, int, int], None]], Mapping[str, Any]]
+TIME_LIMIT, NOT_ASKED = "it did not fit into the time limit", "it was not asked for"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a study: an architecture, a method (by its label) and a training seed."""
+
+    arch: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arch}-{self.method}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a study lives."""
+
+    path: Path
+
+    def bundle(self, cell: Cell) -> Path:
+        return self.path / "runs" / f"{cell.name}.pt"
+
+    def record(self, cell: Cell, name: str) -> Path:
+        return self.path / "runs" / cell.name / name
+
+    def done(self, cell: Cell) -> dict[str, Any] | None:
+        """What `cell.json` says, or None where the cell is not finished."""
+        return _read(self.path / "runs" / cell.name / "cell.json")
+
+    def training(self, cell: Cell) -> dict[str, Any] | None:
+        """The training record beside the bundle, or None."""
+        return _read(self.bundle(cell).with_suffix(".json"))
+
+    def finish(self, cell: Cell, facts: Mapping[str, Any]) -> None:
+        _write(self.path / "runs" / cell.name / "cell.json", facts)
+
+    def open(self, identity: Mapping[str, Any], cells: Sequence[Cell]) -> list[Cell]:
+        """Begin the study or go on with it, and return every cell that it was ever asked for.
+
+        Parameters
+        ----------
+        identity : everything that all its numbers depend on, besides the cells.
+        cells : those asked for now.
+
+        Raises
+        ------
+        InputError : the folder holds a study of another identity.
+        """
+        refuse_place(self.path, folder=True)
+        place = self.path / "runs" / "study.json"
+        stored, wanted = _read(place), jsonable(identity)
+        if stored is not None and stored["identity"] != wanted:
+            names = [n for n in {**stored["identity"], **wanted} if stored["identity"].get(n) != wanted.get(n)]
+            raise InputError(
+                f"{self.path} holds a study with another {', '.join(names)}", "the same settings, or an empty folder",
+                "name another --out",
+            )  # fmt: skip
+        before = [] if stored is None else [Cell(*parts) for parts in stored["cells"]]
+        every = list(dict.fromkeys([*before, *cells]))
+        _write(place, {"identity": wanted, "cells": [[c.arch, c.method, c.seed] for c in every]})
+        return every
+
+
+def refuse_other_recipes(folder: Folder, cells: Sequence[Cell], recipe: Callable[[Cell], Mapping[str, Any]]) -> None:
+    """Refuse, before anything is run, models in the folder that were trained in another way.
+
+    Raises
+    ------
+    InputError : a bundle of another recipe.
+    """
+    for cell in cells:
+        there = folder.training(cell)
+        if there is not None and (changed := _changed(there["recipe"], jsonable(recipe(cell)))):
+            raise InputError(
+                f"{folder.bundle(cell)} was trained with another {', '.join(changed)}", "the recipe of this version",
+                "name another --out, or delete this model and its folder",
+            )  # fmt: skip
+
+
+def _changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**first, **second} if first.get(name) != second.get(name)]
+
+
+def seconds_by_arch(folder: Folder, cells: Sequence[Cell]) -> dict[str, float]:
+    """Measured seconds of a cell, the mean over the finished ones of each architecture."""
+    found: dict[str, list[float]] = {}
+    for cell in cells:
+        done = folder.done(cell)
+        if done is not None:
+            found.setdefault(cell.arch, []).append(float(done["seconds"]))
+    return {arch: float(np.mean(seconds)) for arch, seconds in found.items()}
+
+
+def run_cells(
+    folder: Folder,
+    cells: Sequence[Cell],
+    work: Work,
+    estimates: Mapping[str, float],
+    *,
+    hours: float | None,
+    workers: int,
+    progress: Progress,
+) -> dict[Cell, str]:
+    """Do the cells that are not done, in their order, and return those that were not run with the reason.
+
+    A cell that fails is said and left out; the others go on. An interruption ends all; what is finished is kept, and a
+    training goes on from its last epoch.
+
+    Parameters
+    ----------
+    work : trains and evaluates one cell and returns what goes into its `cell.json`; importable, as it runs in other
+        processes where there is more than one worker.
+    estimates : expected seconds of a cell by architecture, until one is measured.
+    hours : cells that would end later are not begun; None: no limit.
+    workers : processes side by side; each has its share of the cores.
+    """
+    started = time.monotonic()
+    waiting = [cell for cell in cells if folder.done(cell) is None]
+    measured: dict[str, list[float]] = {}
+    left_out: dict[Cell, str] = {}
+
+    def expected(cell: Cell) -> float:
+        return float(np.mean(measured[cell.arch])) if cell.arch in measured else estimates[cell.arch]
+
+    total = sum(expected(cell) for cell in waiting) / max(1, min(workers, len(waiting)))
+    said = "" if hours is None else f"; what does not fit into {hours:g} h is left out"
+    say(
+        f"{len(cells)} trainings, {len(cells) - len(waiting)} of them there; the others take about "
+        f"{minutes_text(total)} with {workers} worker{'s' * (workers > 1)} (an estimate){said}"
+    )
+
+    def upcoming() -> Iterator[Cell]:
+        for cell in waiting:
+            if hours is not None and time.monotonic() - started + expected(cell) > 3600.0 * hours:
+                left_out[cell] = TIME_LIMIT
+            else:
+                yield cell
+
+    for number, (cell, facts) in enumerate(_each(upcoming(), work, workers, progress), start=1):
+        if "failed" in facts:
+            left_out[cell] = f"it failed: {facts['failed']}"
+            say(f"{cell.name} failed: {facts['failed']}")
+            continue
+        folder.finish(cell, facts)
+        measured.setdefault(cell.arch, []).append(facts["seconds"])
+        spent = time.monotonic() - started
+        took = minutes_text(facts["seconds"])
+        say(f"{number} of {len(waiting)}: {cell.name} took {took}; {minutes_text(spent)} so far")
+    return left_out
+
+
+def _each(cells: Iterator[Cell], work: Work, workers: int, progress: Progress) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """The cells with what became of them, each as soon as it is finished."""
+    if workers == 1:
+        for cell in cells:
+            yield cell, _one(work, cell, progress)
+        return
+    import joblib
+
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # one task at a time and worker, so that whether the next one fits is asked when it would begin
+    settings: dict[str, Any] = {"n_jobs": workers, "backend": "loky", "batch_size": 1, "pre_dispatch": workers}
+    run: Any = joblib.Parallel(**settings, return_as="generator_unordered")
+    yield from run(joblib.delayed(_alone)(work, cell, threads) for cell in cells)
+
+
+def _alone(work: Work, cell: Cell, threads: int) -> tuple[Cell, dict[str, Any]]:
+    """A cell in a process of its own: its lines go to stderr under its name."""
+    import torch
+
+    torch.set_num_threads(threads)
+    sys.stdout = sys.stderr  # stdout belongs to the result
+    last = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 3 * EVERY:
+            last = time.monotonic()
+            say(f"{cell.name}: {what}: {done} of {total}")
+
+    return cell, _one(work, cell, tell)
+
+
+def _one(work: Work, cell: Cell, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """What a cell gives, with its seconds; or why it failed."""
+    started = time.monotonic()
+    try:
+        facts = dict(work(cell, progress))
+    except Exception as problem:  # the other cells go on; the page and the exit status say it
+        return {"failed": " ".join(f"{type(problem).__name__}: {problem}".split())[:300]}
+    return facts | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def not_run(
+    every: Sequence[Cell],
+    reasons: Mapping[Cell, str],
+    finished: Collection[Cell],
+    estimates: Mapping[str, float],
+    command: Callable[[str, str, int], str],
+) -> list[dict[str, Any]]:
+    """The cells without numbers: for each architecture, method and reason the seeds, the command and an estimate.
+
+    Parameters
+    ----------
+    command : of (architecture, method, number of seeds).
+    """
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for cell in every:
+        if cell not in finished:
+            groups.setdefault((cell.arch, cell.method, reasons.get(cell, NOT_ASKED)), []).append(cell.seed)
+    return [
+        {
+            "arch": arch, "method": method, "seeds": seeds, "reason": reason,
+            "seconds": round(estimates[arch] * len(seeds), 1) if arch in estimates else None,
+            "command": command(arch, method, 1 + max(seeds)),
+        }
+        for (arch, method, reason), seeds in groups.items()
+    ]  # fmt: skip
+
+
+def minutes_text(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as problem:
+        raise InputError(
+            f"{path} cannot be read ({problem})", "a whole JSON file", "delete it, or use another --out"
+        ) from None
+
+
+def _write(path: Path, facts: Mapping[str, Any]) -> None:
+    write_whole(path, lambda file: file.write_text(json.dumps(jsonable(facts), indent=1) + "\n"))

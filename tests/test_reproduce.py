@@ -1,0 +1,495 @@
+"""A study done again: resumed without retraining, honest about what is missing, and its numbers worked by hand."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_blobs
+from synthetic_records import make_record
+
+from perturbations.errors import InputError
+from perturbations.exposure import Exposure
+from robustastro import commands, reproduce
+from robustastro.cli import main
+from robustastro.metrics.intervals import proportion
+from robustastro.metrics.significance import over_seeds, ratio
+from robustastro.progress import Progress
+from robustastro.record import Record
+from robustastro.reproduce import deepadversaries as study
+from robustastro.reproduce import measures, predictions
+from robustastro.reproduce.measures import Arm, rate
+from robustastro.reproduce.study import Cell, Folder, run_cells
+
+TRIAL = {"pop": 8, "generations": 2}
+quiet = Progress()
+SMALL = study.Size(
+    galaxies=180, epochs=25, batch=12, seeds=1, cells={"tiny": ("none", "mmd")}, attacked={"tiny": 4},
+    search={"tiny": TRIAL}, flux=TRIAL,
+)  # fmt: skip
+
+
+def depths():
+    """Blobs at two depths: the same galaxies, the second with more noise."""
+    deep = make_blobs(180, Exposure.from_survey("LSST", bands="gri"))
+    noise = np.random.default_rng(1).normal(0.0, 900.0, deep.images.shape).astype(np.float32)
+    return replace(deep, domain="deep"), replace(deep, images=deep.images[:] + noise, domain="shallow")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of two trainings, done once; tests that change it take a copy."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "domains", lambda setting, progress: depths())
+        document = study.run(out, size=SMALL, device="cpu", progress=quiet)
+    return out, document
+
+
+@pytest.fixture
+def again(finished, tmp_path, monkeypatch):
+    """A copy of the finished study, and a function that goes on with it."""
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    monkeypatch.setattr(study, "domains", lambda setting, progress: depths())
+    return out, lambda **options: study.run(out, **{"size": SMALL, "device": "cpu", "progress": quiet} | options)
+
+
+def test_a_study_leaves_a_page_its_numbers_and_its_models(finished):
+    out, document = finished
+    assert json.loads((out / "results.json").read_text()) == document
+    page = (out / "index.md").read_text()
+    assert document["command"] in page
+    assert "Nothing of the study is missing" in page
+    assert "not run" in page  # ours beside the published figures of networks that were not trained
+    assert (out / "accuracy-tiny.png").stat().st_size > 5000
+    assert sorted(path.name for path in (out / "runs").glob("*.pt")) == ["tiny-mmd-0.pt", "tiny-none-0.pt"]
+    for row in document["accuracy"]:
+        for depth in ("y10", "y1"):
+            table = Record.open(out / "runs" / f"tiny-{row['method']}-0" / depth).galaxies
+            right = [np.argmax(logits) == label for logits, label in zip(table["logits"], table["label"], strict=True)]
+            assert row[depth] == proportion(np.array(right)).to_dict()
+            assert row[f"{depth}_by_seed"] == [np.mean(right)]
+    attacked = Record.open(out / "runs" / "tiny-none-0" / "paper")
+    assert attacked.galaxies["label"].value_counts().to_dict() == {0: 4, 1: 4, 2: 4}
+    options = {
+        n: Record.open(out / "runs/tiny-none-0" / n).run["perturbations"][0]["options"] for n in measures.ATTACKS
+    }
+    assert (options["paper"]["space"], options["flux"]["space"]) == ("input", "flux")
+
+
+def test_what_is_there_is_not_done_again(again, monkeypatch):
+    out, run = again
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.name != "study.json"}
+    monkeypatch.setattr(commands, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(commands, "run", lambda *a, **k: pytest.fail("attacked again"))
+    assert run()["accuracy"]
+    after = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.name != "study.json"}
+    assert after == before
+
+
+def test_an_unfinished_cell_is_finished_from_its_model(again, monkeypatch):
+    """Interrupted after its training and two of its records: neither is done again."""
+    out, run = again
+    (out / "runs/tiny-mmd-0/cell.json").unlink()
+    shutil.rmtree(out / "runs/tiny-mmd-0/flux")
+    unfinished = json.loads((out / "runs/tiny-mmd-0/paper/run.json").read_text()) | {"timing": None}
+    (out / "runs/tiny-mmd-0/paper/run.json").write_text(json.dumps(unfinished))
+    ran = []
+    original = commands.run
+    monkeypatch.setattr(commands, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(commands, "run", lambda *a, **k: ran.append(a[3].name) or original(*a, **k))
+    run()
+    assert ran == ["paper", "flux"]
+
+
+def test_cells_out_of_time_are_listed_with_command_and_estimate(again):
+    out, run = again
+    document = run(hours=0, methods=("none", "dann"), seeds=2)
+    missing = {(row["method"], tuple(row["seeds"])): row for row in document["not_run"]}
+    assert set(missing) == {("none", (1,)), ("dann", (0, 1))}
+    row = missing["dann", (0, 1)]
+    assert row["command"] == (
+        f"robustastro reproduce deepadversaries --archs tiny --methods dann --seeds 2 --out {out}"
+    )
+    seconds = [json.loads((out / f"runs/tiny-{m}-0/cell.json").read_text())["seconds"] for m in ("none", "mmd")]
+    assert row["seconds"] == pytest.approx(2 * np.mean(seconds), abs=0.1)
+    page = (out / "index.md").read_text()
+    assert row["command"] in page
+    assert "did not fit into the time limit" in page
+    assert {r["method"] for r in document["accuracy"]} == {"none", "mmd"}  # what is there is still shown
+    assert {r["method"] for r in run(hours=0)["not_run"]} == {"none", "dann"}  # what was asked for once stays listed
+
+
+def test_a_failed_cell_is_said_and_the_others_go_on(again, monkeypatch, capsys):
+    out, run = again
+    original = commands.fit
+
+    def fails(recipe, *rest):
+        if recipe.method == "dann":
+            raise RuntimeError("no memory | left")
+        return original(recipe, *rest)
+
+    monkeypatch.setattr(commands, "fit", fails)
+    document = run(methods=("dann", "none"), seeds=2)
+    assert document["failed"] == 2
+    assert [row["method"] for row in document["not_run"]] == ["dann"]
+    assert "RuntimeError: no memory | left" in document["not_run"][0]["reason"]
+    assert "no memory / left" in (out / "index.md").read_text()
+    assert "tiny-dann-0 failed" in capsys.readouterr().err
+    assert document["accuracy"][0]["seeds"] == [0, 1]
+
+
+def test_a_collapsed_training_counts_in_accuracy_and_has_no_distance(again):
+    out, run = again
+    path = out / "runs/tiny-mmd-0.json"
+    training = json.loads(path.read_text())
+    training["flags"] = [{"code": "collapsed", "message": "one class", "remedy": "another seed"}]
+    path.write_text(json.dumps(training))
+    document = run()
+    none, mmd = document["accuracy"]
+    assert (none["collapsed"], mmd["collapsed"]) == ([], [0])
+    assert mmd["y1"]["value"] is not None
+    assert {row["method"] for row in document["distances"]} == {"none"}
+    assert "| mmd | adaptation | 1 | 1 |" in (out / "index.md").read_text()
+
+
+def test_another_study_or_recipe_in_the_folder_is_refused(again):
+    out, run = again
+    with pytest.raises(InputError, match="another size"):
+        run(size=replace(SMALL, attacked={"tiny": 5}))
+    path = out / "runs/tiny-mmd-0.json"
+    training = json.loads(path.read_text())
+    training["recipe"]["options"]["weight"] = 0.5
+    path.write_text(json.dumps(training))
+    with pytest.raises(InputError, match=r"tiny-mmd-0.pt was trained with another options"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"methods": ("danm",)}, "dann"),
+        ({"archs": ("convnets",)}, "convnet"),
+        ({"seeds": 0}, "1 or more"),
+        ({"hours": -1.0}, "0 or more"),
+        ({"workers": 0}, "1 or more"),
+    ],
+)
+def test_wrong_words_are_said_before_anything_is_done(tmp_path, options, said):
+    with pytest.raises(InputError, match=said):
+        study.run(tmp_path / "out", progress=quiet, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_names_the_nearest_study(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "deepadversary"])
+    assert end.value.code == 2
+    assert "Did you mean 'deepadversaries'?" in capsys.readouterr().err
+    assert reproduce.get("deepadversaries") is study
+
+
+def test_nothing_finished_is_no_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "domains", lambda setting, progress: depths())
+    with pytest.raises(InputError, match="no training is finished"):
+        study.run(tmp_path, size=SMALL, hours=0, device="cpu", progress=quiet)
+    assert not (tmp_path / "index.md").exists()
+
+
+def test_the_files_of_the_authors_without_flux(tmp_path, capsys):
+    """Their layout: no attack in flux, and the page says why."""
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = {"train": slice(0, 120), "valid": slice(120, 150), "test": slice(150, 180)}
+    for name, galaxies in zip(("Y10", "Y1"), depths(), strict=True):
+        for split, which in rows.items():
+            np.save(data / f"images_{name}_{split}.npy", galaxies.images[which])
+            np.save(data / f"labels_{split}.npy", np.eye(3)[np.asarray(galaxies.labels)[which]])
+    document = study.run(tmp_path / "out", size=SMALL, data=str(data), device="cpu", progress=quiet)
+    assert document["failed"] == 0, document["not_run"]
+    assert [row["method"] for row in document["accuracy"]] == ["none", "mmd"]
+    assert {row["attack"] for row in document["distances"]} <= {"paper"}
+    assert document["galaxies"] == {"train": 120, "valid": 30, "test": 30}
+    page = (tmp_path / "out/index.md").read_text()
+    assert "no Exposure" in page
+    assert "the authors' images" in page
+    assert f"--data {data}" in document["command"]
+    training = json.loads((tmp_path / "out/runs/tiny-mmd-0.json").read_text())
+    assert training["source"]["train"] + training["target"]["train"] == 120  # no galaxy in both, though ids are shared
+
+
+# ---------------------------------------------------------------------- the study
+
+
+def test_every_method_of_the_study_is_called_by_its_label():
+    for name in study.VARIANTS:
+        assert study.recipe_of(Cell("convnet", name, 3), study.FULL).label == name
+    assert study.recipe_of(Cell("convnet", "dann+published", 3), study.FULL).options["hidden"] == 1024
+
+
+def test_what_matters_most_comes_first_and_balanced():
+    cells = study._cells("convnet", tuple(study.VARIANTS), 5)
+    first = [(c.method, c.seed) for c in cells[: 5 * len(study.FIRST)]]
+    assert first == [(method, seed) for seed in range(5) for method in study.FIRST]
+    assert len(cells) == len(set(cells)) == 5 * len(study.VARIANTS)
+
+
+def test_the_full_study_attacks_150_galaxies_as_published():
+    y10, y1 = depths()
+    big = study._slower(study.FULL)
+    wanted = study.records_of("convnet", big, y10, y1)
+    assert (big.attacked["convnet"], wanted["paper"][1]) == (50, {"settings": "published"})
+    assert wanted["flux"][1] == {"space": "flux"}
+    assert wanted["y1"][0].domain == "shallow"
+    assert wanted["paper"][0].domain == "deep"
+    assert (big.attacked["resnet18"], study.FULL.attacked["resnet18"]) == (10, 50)
+    few = study.balanced(y10, 7)
+    assert np.bincount(np.asarray(few.labels)).tolist() == [7, 7, 7]
+    assert study.balanced(y10.take(np.arange(150)), 7).ids != few.ids[:7]
+
+
+def test_cells_that_would_end_too_late_are_not_begun(tmp_path):
+    """Estimates at first, what was measured afterwards."""
+    folder, ran = Folder(tmp_path), []
+    cells = [Cell("slow", "none", 0), Cell("fast", "none", 0), Cell("fast", "none", 1)]
+
+    def work(cell, progress):
+        ran.append(cell.name)
+        return {"arch": cell.arch}
+
+    left = run_cells(
+        folder, cells, work, {"slow": 7200.0, "fast": 10.0}, hours=1, workers=1, progress=quiet
+    )  # fmt: skip
+    assert ran == ["fast-none-0", "fast-none-1"]
+    assert list(left) == [cells[0]]
+    assert (folder.done(cells[1]) or {})["arch"] == "fast"
+    run_cells(folder, cells, work, {"slow": 3500.0, "fast": 1e9}, hours=1, workers=1, progress=quiet)
+    assert ran[2:] == ["slow-none-0"]
+
+
+def test_an_interruption_ends_all_and_keeps_what_is_done(tmp_path):
+    cells = [Cell("a", "none", seed) for seed in range(3)]
+
+    def work(cell, progress):
+        if cell.seed == 1:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(Folder(tmp_path), cells, work, {"a": 1.0}, hours=None, workers=1, progress=quiet)
+    assert [Folder(tmp_path).done(cell) is not None for cell in cells] == [True, False, False]
+
+
+def test_cells_side_by_side_share_the_cores(tmp_path):
+    cells = [Cell("a", "none", seed) for seed in range(4)]
+
+    def work(cell, progress):
+        import os
+
+        import torch
+
+        if cell.seed == 2:
+            raise ValueError("not this one")
+        print("a network that talks")
+        return {"threads": torch.get_num_threads(), "process": os.getpid()}
+
+    folder = Folder(tmp_path)
+    left = run_cells(folder, cells, work, {"a": 1.0}, hours=1, workers=2, progress=quiet)
+    assert left == {cells[2]: "it failed: ValueError: not this one"}
+    facts = [done for cell in cells if (done := folder.done(cell)) is not None]
+    assert [fact["threads"] for fact in facts] == [max(1, (os.cpu_count() or 1) // 2)] * 3
+    assert os.getpid() not in [fact["process"] for fact in facts]
+
+
+# ---------------------------------------------------------------------- numbers
+
+
+def arm(place: Path, method: str, seeds=(0, 1, 2), stretch=1.0, harm=2.0, flags=()):
+    """Trainings on the same 60 synthetic galaxies."""
+    records = []
+    for s in seeds:
+        parts = {}
+        for name in ("y10", "y1", "paper"):
+            # the same clean latents at Y10 and under attack; others at Y1
+            drawn = 100 + s if name == "y1" else s
+            parts[name] = make_record(
+                place / f"{method}-{s}-{name}", {"onepixel": [1.0]}, name=method, training_seed=drawn, stretch=stretch,
+                harm=harm,
+            )  # fmt: skip
+        records.append(parts)
+    trainings = [{"flags": list(flags), "recipe": {"method": method}}] * len(seeds)
+    cells = tuple(Cell("tiny", method, s) for s in seeds)
+    return Arm("tiny", method, cells, tuple(trainings), tuple(records))
+
+
+def test_a_stretched_latent_space_changes_the_published_distance_only(tmp_path):
+    plain, wide = arm(tmp_path / "a", "none"), arm(tmp_path / "b", "mmd", stretch=3.0)
+    rows = measures.distances([plain, wide])
+    assert [row["ratio"] is None for row in rows] == [True, False]
+    values = {name: found["value"] for name, found in rows[1]["ratio"].items()}
+    raw = {"flip": 3.0, "shift_y1": 3.0}
+    assert values == pytest.approx(raw | {"flip_scaled": 1.0, "shift_y1_scaled": 1.0, "boundary_scaled": 1.0}, rel=1e-4)
+    for pair in rows[1]["pairs"]:
+        assert (pair["flip"], pair["flip_scaled"]) == pytest.approx((3.0, 1.0), rel=1e-4)
+
+
+def test_flip_ratios_are_of_galaxies_that_both_trainings_of_a_seed_flip(tmp_path):
+    plain, other = arm(tmp_path / "a", "none", seeds=(2, 0, 1)), arm(tmp_path / "b", "mmd", harm=3.0, seeds=(0, 2))
+    row = measures.distances([plain, other])[1]
+    sums = np.zeros(2)
+    for pair, seed in zip(row["pairs"], (0, 2), strict=True):
+        one, two = (dict(zip([c.seed for c in a.cells], a.pairs("paper"), strict=True))[seed] for a in (other, plain))
+        both = one.flipped & two.flipped
+        assert 2 <= both.sum() < one.flipped.sum()
+        assert (pair["seed"], pair["n"]) == (seed, both.sum())
+        assert pair["flip"] == pytest.approx(one.shift[both].mean() / two.shift[both].mean())
+        sums += one.shift[both].sum(), two.shift[both].sum()
+    found = row["ratio"]["flip"]
+    assert found["value"] == pytest.approx(sums[0] / sums[1])
+    assert found["low"] <= found["value"] <= found["high"]
+    assert row["flipped"] == [int(p.flipped.sum()) for p in other.pairs("paper")]
+    near, near_none = (np.array([p.boundary_clean for p in a.pairs("paper")]) / a.scale for a in (other, plain))
+    assert row["boundary_scaled"] == over_seeds(near).to_dict()
+    assert row["ratio"]["boundary_scaled"] == ratio(near, near_none).to_dict()
+
+
+def test_pooled_ratio_covers_the_truth():
+    """Distances of skewed galaxies, networks with scales of their own, and each network flips some other galaxies."""
+    rng, inside = np.random.default_rng(2), 0
+    first = second = np.zeros((5, 150))
+    for _ in range(300):
+        galaxy = rng.lognormal(0, 0.4, 150)
+        networks = np.exp(rng.normal(0, 0.1, (2, 5, 1)))
+        first, second = galaxy * networks * rng.lognormal(0, 0.3, (2, 5, 150)) * np.array([2.0, 1.0])[:, None, None]
+        found = measures.pooled(first, second, rng.random((5, 150)) < 0.2)
+        inside += found.low <= 2.0 <= found.high
+    assert inside / 300 > 0.91
+    assert measures.pooled(first, second, np.zeros((5, 150), dtype=bool)).n == 0
+    single = np.arange(150) == 3
+    only = measures.pooled(first[:1], second[:1], single[None])
+    assert (only.value, only.n, np.isnan(only.low)) == (pytest.approx(first[0, 3] / second[0, 3]), 1, True)
+
+
+def test_a_collapsed_training_is_left_out_of_distances_alone(tmp_path):
+    bad = [{"code": "collapsed", "message": "", "remedy": ""}]
+    plain, dead = arm(tmp_path / "a", "none"), arm(tmp_path / "b", "mmd", flags=bad)
+    assert dead.sound == []
+    assert [row["method"] for row in measures.distances([plain, dead])] == ["none"]
+    rows = measures.accuracies([plain, dead])
+    assert rows[1]["collapsed"] == [0, 1, 2]
+    assert rows[1]["gain_y1"]["value"] is not None
+
+
+def test_success_rate_over_trainings():
+    rng = np.random.default_rng(0)
+    chances = rng.random((5, 80)) < 0.9
+    hits = chances & (rng.random((5, 80)) < 0.4)
+    found = rate(hits, chances)
+    assert found.value == hits.sum() / chances.sum()
+    assert found.low < found.value < found.high
+    assert rate(hits[0], chances[0]) == proportion(hits[0][chances[0]])
+    everywhere = np.ones((5, 80), dtype=bool)
+    plain = over_seeds(hits)
+    assert rate(hits, everywhere).low == pytest.approx(plain.low, abs=0.01)
+    assert rate(hits, everywhere).high == pytest.approx(plain.high, abs=0.01)
+    nothing = rate(np.zeros((5, 80), dtype=bool), chances)
+    assert (nothing.value, nothing.low) == (0.0, 0.0)
+    assert nothing.high > 0.02
+    assert rate(hits, np.zeros((5, 80), dtype=bool)).n == 0
+
+
+def test_success_rate_covers_the_truth():
+    """Galaxies differ in how easily they flip, trainings in how easily they are flipped."""
+    rng, inside = np.random.default_rng(1), 0
+    for _ in range(300):
+        easy, weak = rng.normal(0, 1, 100), rng.normal(0, 0.3, (5, 1))
+        chances = rng.random((5, 100)) < 0.8
+        hits = chances & (rng.random((5, 100)) < 1 / (1 + np.exp(-easy - weak)))
+        found = rate(hits, chances)
+        inside += found.low <= 0.5 <= found.high
+    assert inside / 300 > 0.91
+
+
+def test_loss_between_depths_pairs_trainings():
+    """Each training loses exactly a tenth, whatever it had: training chance does not blur that."""
+    y10 = np.zeros((3, 100), dtype=bool)
+    for k, right in enumerate((60, 80, 100)):
+        y10[k, :right] = True
+    y1 = y10.copy()
+    y1[:, :10] = False
+    found = measures.loss(y10, y1)
+    assert found.value == pytest.approx(0.1)
+    assert 0.02 < found.low < 0.1 < found.high < 0.2
+    assert measures.loss(y10[:1], y10[:1]).high > 0.0
+    assert measures.loss(y10, y10).high > 0.0
+
+
+# ---------------------------------------------------------------------- predictions
+
+
+def estimate(value, half=0.02):
+    return {"value": value, "low": value - half, "high": value + half, "n": 100}
+
+
+def row(method, gain=None, kept=0.0, lost=None, seeds=5, half=0.02):
+    return {
+        "arch": "convnet", "method": method, "seeds": list(range(seeds)), "control": method in ("none", "at"),
+        "target_labels": method == "supervised_target", "loss": estimate(0.2 if lost is None else lost, half),
+        "gain_y1": None if gain is None else estimate(gain, half), "gain_y10": estimate(kept, half),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lost", "half", "seeds", "verdict"),
+    [(0.2, 0.02, 5, "true"), (0.1, 0.02, 5, "false"), (0.16, 0.02, 5, "undecided"), (0.2, 0.02, 1, "undecided")],
+)
+def test_the_fall_of_none(lost, half, seeds, verdict):
+    assert predictions._falls([row("none", lost=lost, half=half, seeds=seeds)])["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([row("mmd", 0.12), row("dann", 0.11), row("uda", 0.0)], "true"),
+        ([row("mmd", 0.12), row("dann", 0.11, kept=-0.05)], "false"),
+        ([row("mmd", 0.12), row("dann", 0.05)], "false"),
+        ([row("mmd", 0.12), row("dann", 0.09)], "undecided"),
+        ([row("mmd", 0.12), row("dann", 0.11, half=0.2)], "undecided"),
+        ([row("mmd", 0.12, seeds=1), row("dann", 0.11, seeds=1)], "undecided"),
+        ([row("mmd", 0.12)], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_what_adaptation_regains(rows, verdict):
+    assert predictions._regains(rows)["verdict"] == verdict
+
+
+def test_only_plain_adaptation_counts():
+    names = ("none", "at", "supervised_target", "mmd+published", "mmd", "uda")
+    assert [n for n in names if predictions.adapts(row(n, 0.1))] == ["mmd", "uda"]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [((1.2, 1.3), "true"), ((1.2, 0.9), "false"), ((1.2, 1.01), "undecided"), ((), "undecided")],
+)
+def test_a_claim_about_every_method(values, verdict):
+    rows = [row(m, 0.1) for m in ("mmd", "dann")]
+    distance = [
+        {"arch": "convnet", "attack": "paper", "method": m, "trainings": 5, "ratio": {"boundary_scaled": estimate(v)}}
+        for m, v in zip(("mmd", "dann"), values, strict=False)
+    ]
+    assert predictions._farther(rows, distance, "convnet")["verdict"] == verdict
+
+
+def test_adaptation_against_augment(tmp_path):
+    arms = [arm(tmp_path / "a", "augment", harm=1.0), arm(tmp_path / "b", "mmd")]
+    rows = [row("mmd", 0.1) | {"arch": "tiny"}]
+    found = predictions._beats(rows, arms, "tiny")
+    expected = arms[1].correct("y1").mean() - arms[0].correct("y1").mean()
+    assert found["numbers"][0]["points"]["value"] == pytest.approx(expected)
+    assert predictions._beats(rows, arms[1:], "tiny")["note"] == "augment was not run"
