@@ -104,10 +104,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 True,
                 "robustastro.adapt.uda:UDA",
                 {
-                    "weight": 1.0, "entropy_weight": 0.05, "margin": 0.5, "top": 5, "bank": 256, "temperature": 0.05,
-                    "warm_up": 0.2, "serve": "target", "settings": "tuned",
+                    "weight": 1.0, "entropy_weight": 0.05, "margin": 0.5, "scaled": 1, "top": 5, "bank": 256,
+                    "temperature": 0.05, "warm_up": 0.2, "norm": "shared", "serve": "target", "settings": "tuned",
                 },
-                choices=SETTINGS | {"serve": ("source", "target")},
+                choices=SETTINGS | {"norm": ("shared", "domain"), "serve": ("source", "target", "pooled")},
+                published={"scaled": 0, "warm_up": 0.0, "norm": "domain"},
             ),
             Method(
                 "augment",

@@ -18,6 +18,7 @@ from perturbations.core import get
 from robustastro.data.galaxies import Galaxies
 from robustastro.evaluate.plan import Plan
 from robustastro.models.bundles import Model
+from robustastro.models.nets import CosineLinear
 from robustastro.models.subject import Outputs, Subject
 from robustastro.record import Flag, Head
 
@@ -116,13 +117,17 @@ def galaxies_table(galaxies: Galaxies, clean: Outputs) -> pd.DataFrame:
 
 
 def head_of(subject: Subject, model: Model, galaxies: Galaxies, clean: Outputs) -> Head:
-    """The last layer, where it is linear and gives the logits, and the class centroids."""
+    """The last layer, where it is linear or a cosine classifier and gives the logits, and the class centroids."""
     linear = subject.head
+    kind = "cosine" if isinstance(linear, CosineLinear) else "linear"
     weight = bias = None
     if linear is not None:
         weight = linear.weight.detach().float().cpu()
+        if isinstance(linear, CosineLinear):
+            weight = torch.nn.functional.normalize(weight, dim=1) / linear.temperature
         bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
-        if not _gives_logits(weight, bias, clean):
+        latent = torch.nn.functional.normalize(clean.latent, dim=1) if kind == "cosine" else clean.latent
+        if not _gives_logits(weight, bias, latent, clean.logits):
             weight = bias = None
     centroids, origin = model.centroids, "clean source training galaxies"
     if centroids is None and galaxies.labels is not None:
@@ -134,13 +139,12 @@ def head_of(subject: Subject, model: Model, galaxies: Galaxies, clean: Outputs) 
         None if bias is None else bias.numpy(),
         None if centroids is None else centroids.numpy(),
         centroids_from="" if centroids is None else origin,
-        kind="other" if weight is None else "linear",
+        kind="other" if weight is None else kind,
     )
 
 
-def _gives_logits(weight: torch.Tensor, bias: torch.Tensor, clean: Outputs) -> bool:
+def _gives_logits(weight: torch.Tensor, bias: torch.Tensor, latent: torch.Tensor, logits: torch.Tensor) -> bool:
     """Whether this layer of the latent gives the logits, up to a constant per galaxy (log-probabilities)."""
-    latent, logits = clean.latent, clean.logits
     if weight.shape != (logits.shape[1], latent.shape[1]):
         return False
     gap = latent @ weight.T + bias - logits

@@ -23,7 +23,7 @@ from torch import nn
 from perturbations.errors import InputError, unknown_name
 from robustastro.contract import InputContract
 from robustastro.models import zoo
-from robustastro.models.nets import ARCHITECTURES
+from robustastro.models.nets import ARCHITECTURES, cosine_head
 from robustastro.record import write_whole
 
 FORMAT, SCHEMA = "robustastro-bundle", 1
@@ -80,7 +80,7 @@ def save_bundle(
     path: str | Path,
     network: nn.Module,
     arch: str,
-    arch_options: Mapping[str, int],
+    arch_options: Mapping[str, Any],
     contract: InputContract,
     *,
     training: Mapping[str, Any],
@@ -240,13 +240,18 @@ def state_dict_of(stored: Any, path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith("feature_layers.")}
 
 
-def build(arch: str, options: Mapping[str, int]) -> nn.Module:
-    """A network by architecture name, or by FILE.py:Class."""
+def build(arch: str, options: Mapping[str, Any]) -> nn.Module:
+    """A network by architecture name, or by FILE.py:Class; with the option `temperature` its head is a cosine one."""
+    given = {name: value for name, value in options.items() if name != "temperature"}
     if arch in ARCHITECTURES:
-        return ARCHITECTURES[arch](**options)
-    if ".py:" not in arch:
+        network = ARCHITECTURES[arch](**given)
+    elif ".py:" in arch:
+        network = _own_network(arch, given)
+    else:
         raise unknown_name("architecture", arch, ARCHITECTURES, "Your own is --arch FILE.py:Class")
-    return _own_network(arch, options)
+    if "temperature" in options:
+        cosine_head(network, options["temperature"])
+    return network
 
 
 def arch_identity(arch: str) -> str:

@@ -98,4 +98,29 @@ class _Block(nn.Module):
         return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + shortcut)
 
 
+class CosineLinear(nn.Linear):
+    """Logits cos(w_k, z) / temperature of latent vectors z (N, D): only directions count (arXiv:2002.07953, eq. 2)."""
+
+    def __init__(self, latent: int, classes: int, temperature: float) -> None:
+        super().__init__(latent, classes, bias=False)
+        self.temperature = temperature
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes), between -1 / temperature and 1 / temperature."""
+        z, w = nn.functional.normalize(input, dim=1), nn.functional.normalize(self.weight, dim=1)
+        return nn.functional.linear(z, w) / self.temperature
+
+
+def cosine_head(network: nn.Module, temperature: float) -> None:
+    """Replace the last Linear layer by a CosineLinear, in place; one that is there already gets the temperature.
+
+    The new layer has the weights of the old one.
+    """
+    name, head = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    made = CosineLinear(head.in_features, head.out_features, temperature).to(head.weight.device)
+    made.load_state_dict({"weight": head.weight.detach()})
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, made)
+
+
 ARCHITECTURES: dict[str, type[nn.Module]] = {"convnet": ConvNet, "resnet18": ResNet18, "tiny": TinyNet}

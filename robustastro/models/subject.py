@@ -14,6 +14,7 @@ from perturbations.defects import every_visit, wells
 from perturbations.errors import InputError, unknown_name
 from perturbations.exposure import Exposure
 from robustastro.contract import InputContract
+from robustastro.models.nets import CosineLinear
 from robustastro.models.precision import exact
 from robustastro.models.sparse.bounds import Bounds
 from robustastro.models.sparse.inference import BoundInference, Decision, PixelInference, decide
@@ -77,9 +78,9 @@ class Subject:
 
     @property
     def head(self) -> nn.Linear | None:
-        """The last layer, if it is the module the latent enters and is linear."""
+        """The last layer, if it is the module the latent enters and is linear, or our cosine classifier."""
         module = self.network.get_submodule(self.latent_name)
-        return module if type(module) is nn.Linear else None
+        return module if type(module) in (nn.Linear, CosineLinear) else None  # type: ignore[return-value]
 
     def outputs(self, x: torch.Tensor) -> Outputs:
         """Logits and latent of input images (N, C, H, W) in [0, 1]."""

@@ -36,7 +36,17 @@ from robustastro.models.subject import Subject
 from robustastro.progress import Progress, say
 from robustastro.record import Record, jsonable
 from robustastro.reproduce import page
-from robustastro.reproduce.study import Cell, Folder, not_run, refuse_other_recipes, run_cells, seconds_by_arch
+from robustastro.reproduce.measures import ATTACKS
+from robustastro.reproduce.study import (
+    ATTACK,
+    TRAINING,
+    Cell,
+    Folder,
+    not_run,
+    refuse_other_recipes,
+    run_cells,
+    seconds_by_arch,
+)
 
 FIRST = ("none", "mmd", "dann", "uda", "augment", "supervised_target")
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -48,6 +58,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 ARCHS, SEEDS = ("convnet", "resnet18"), 5
 PROGRAM = "robustastro reproduce deepadversaries"
 DEPTHS = MappingProxyType({"Y10": 1.0, "Y1": 0.1})
+CLEAN = ("y10", "y1")
 PUBLISHED_SEARCH = {"settings": "published"}
 NO_EXPOSURE = "these images have no Exposure, so what a detector can give is not known"
 
@@ -147,33 +158,41 @@ def run(
     }
     every = list(dict.fromkeys([*folder.open(identity, asked), *standard]))
     refuse_other_recipes(folder, every, lambda cell: asdict(recipe_of(cell, size)))
-    waiting = {c.arch for c in asked if folder.done(c) is None}
-    measured = seconds_by_arch(folder, every)
-    guessed = {
-        arch: seconds_of_cell(setting, arch, y10) for arch in dict.fromkeys(c.arch for c in every)
-        if arch not in measured and arch in waiting | set(size.cells)
-    }  # fmt: skip
-    reasons = run_cells(
-        folder, asked, partial(one_cell, setting), guessed | measured, hours=hours, workers=workers, progress=progress
-    )
-    finished = [c for c in every if folder.done(c) is not None]
+    measured = {part: seconds_by_arch(folder, every, part) for part in PARTS}
+    unknown = [a for a in dict.fromkeys(c.arch for c in every) if any(a not in known for known in measured.values())]
+    guessed = {arch: seconds_of_cell(setting, arch, y10) for arch in unknown}
+    reasons: dict[str, dict[Cell, str]] = {}
+    started = time.monotonic()
+    for part in PARTS:
+        rest_hours = None if hours is None else max(0.0, hours - (time.monotonic() - started) / 3600.0)
+        reasons[part] = run_cells(
+            folder, [c for c in asked if part == TRAINING or folder.done(c, TRAINING)], part,
+            partial(WORK[part], setting), {a: s[part] for a, s in guessed.items()} | measured[part],
+            hours=rest_hours, workers=workers, progress=progress,
+        )  # fmt: skip
+    finished = [c for c in every if folder.done(c, TRAINING) is not None]
     if not finished:
         raise InputError("no training is finished", "one or more", "allow more --hours")
     rest = " ".join([*(["--quick"] if quick else []), *([] if data is None else [f"--data {data}"]), f"--out {out}"])
     chosen = {"archs": ",".join(archs), "methods": ",".join(methods), "seeds": seeds, "hours": hours}
     chosen |= {"workers": workers if workers > 1 else None, "device": None if asked_device == "auto" else asked_device}
     command = " ".join([PROGRAM, *(f"--{n} {v}" for n, v in chosen.items() if v is not None and v != ""), rest])
-    left = not_run(
-        every, reasons, set(finished), guessed | seconds_by_arch(folder, every),
-        lambda arch, method, k: f"{PROGRAM} --archs {arch} --methods {method} --seeds {k} {rest}",
-    )  # fmt: skip
+    left = []
+    for part, those in ((TRAINING, every), (ATTACK, finished)):
+        known = {a: s[part] for a, s in guessed.items()} | seconds_by_arch(folder, every, part)
+        left += not_run(
+            part, those, reasons[part], {c for c in those if folder.done(c, part)}, known,
+            lambda arch, method, k: f"{PROGRAM} --archs {arch} --methods {method} --seeds {k} {rest}",
+        )  # fmt: skip
     about = {
         "command": command, "quick": quick, "mocks": data is None,
         "mock_parameters": None if data is not None else parameters_hash(), "device": device,
         "galaxies": {s: len(select(y10, s)) for s in ("train", "valid", "test")}, "same_ids": y10.ids == y1.ids,
         "not_attacked_in_flux": None if y10.exposure is not None else NO_EXPOSURE,
         "recipe": {n: v for n, v in asdict(recipe_of(finished[0], size)).items() if n not in ("options", "method")},
-        "size": asdict(size), "failed": sum(reason.startswith("it failed") for reason in reasons.values()),
+        "size": asdict(size), "failed": sum(
+            reason.startswith("it failed") for found in reasons.values() for reason in found.values()
+        ),
     }  # fmt: skip
     return page.write(folder, finished, about, left, progress)
 
@@ -247,15 +266,33 @@ def balanced(galaxies: Galaxies, each: int) -> Galaxies:
 # ---------------------------------------------------------------------- one cell
 
 
-def one_cell(setting: Setting, cell: Cell, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
-    """Train a cell, if its model is not there, and make its records, those that are not."""
+def train_cell(setting: Setting, cell: Cell, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Train a cell, if its model is not there, and run it on the test galaxies at both depths."""
     y10, y1 = domains(setting, progress)
     folder, size = Folder(setting.out), setting.size
     recipe, path = recipe_of(cell, size), folder.bundle(cell)
     if folder.training(cell) is None or not path.exists():
         commands.fit(recipe, y10, y1, path, setting.device, progress)  # type: ignore[arg-type]
     model = load_model(path)
+    _make_records(setting, cell, model, CLEAN, progress)
+    return {"recipe": jsonable(asdict(recipe)), "model": model.sha256, "device": setting.device}
+
+
+def attack_cell(setting: Setting, cell: Cell, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Attack a trained cell in each of the spaces."""
+    model = load_model(Folder(setting.out).bundle(cell))
+    _make_records(setting, cell, model, ATTACKS, progress)
+    return {"model": model.sha256, "device": setting.device}
+
+
+def _make_records(
+    setting: Setting, cell: Cell, model: Model, names: Sequence[str], progress: Callable[[str, int, int], None]
+) -> None:
+    """The records of these names that are not there."""
+    (y10, y1), folder, size = domains(setting, progress), Folder(setting.out), setting.size
     for name, (galaxies, options) in records_of(cell.arch, size, y10, y1).items():
+        if name not in names:
+            continue
         steps = [] if options is None else [step("onepixel", options=options)]
         place = folder.record(cell, name)
         if not _finished(place, model):
@@ -263,7 +300,10 @@ def one_cell(setting: Setting, cell: Cell, progress: Callable[[str, int, int], N
                 steps, model, galaxies.with_classes(model.contract.classes), place, seed=0, limit=None,
                 device=setting.device, progress=progress,  # type: ignore[arg-type]
             )  # fmt: skip
-    return {"recipe": jsonable(asdict(recipe)), "model": model.sha256, "device": setting.device}
+
+
+PARTS = (TRAINING, ATTACK)
+WORK = {TRAINING: train_cell, ATTACK: attack_cell}
 
 
 def records_of(
@@ -290,8 +330,8 @@ def _finished(place: Path, model: Model) -> bool:
 # ---------------------------------------------------------------------- an estimate
 
 
-def seconds_of_cell(setting: Setting, arch: str, y10: Galaxies) -> float:
-    """About how long a cell takes, from a few training steps and a few queries of a network with random weights.
+def seconds_of_cell(setting: Setting, arch: str, y10: Galaxies) -> dict[str, float]:
+    """About how long the parts of a cell take, from a few steps of training and queries of an untrained network.
 
     Every search is taken to spend all its queries, and training to see all epochs: the truth is mostly less.
     """
@@ -323,7 +363,7 @@ def seconds_of_cell(setting: Setting, arch: str, y10: Galaxies) -> float:
     one = contract.to_input(few.batch(slice(0, 1)), few.bands).to(device)
     each = _seconds_of_query(subject, one)
     say(f"{arch}: a step of training takes about {min(spent):.2g} s, a query of the attack {1e3 * each:.2g} ms")
-    return 1.2 * steps * min(spent) + queries * each
+    return {TRAINING: 1.2 * steps * min(spent), ATTACK: queries * each}
 
 
 def _seconds_of_query(subject: Subject, x: torch.Tensor) -> float:

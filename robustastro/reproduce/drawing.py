@@ -63,7 +63,8 @@ def draw(arms: Sequence[Arm], rows: Sequence[Mapping[str, Any]], out: Path) -> l
         save(accuracy(those), out / f"accuracy-{arch}.png")
         caption = CAPTION.format(n=those[0]["y10"]["n"])
         made.append((f"accuracy-{arch}.png", f"{arch}. {caption}"))
-        made += _spaces([a for name in SHOWN if (a := baseline(arms, arch, name))], arch, out)
+        shown = [arm for name in SHOWN if (arm := baseline(arms, arch, name)) and "paper" in arm.records[0]]
+        made += _spaces(shown, arch, out)
     return made
 
 

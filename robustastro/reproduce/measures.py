@@ -22,6 +22,7 @@ from robustastro.metrics.intervals import NOTHING, Estimate, fraction, paired_dr
 from robustastro.metrics.paired import Paired, pair, stacked
 from robustastro.metrics.significance import difference, holm, over_seeds, ratio
 from robustastro.record import Record, Unit, jsonable
+from robustastro.reproduce.study import ATTACK as ATTACK_PART
 from robustastro.reproduce.study import Cell, Folder
 
 ATTACK = Unit("onepixel", 1.0, None, "pixel")
@@ -59,14 +60,19 @@ class Arm:
         scales = [latent_scale(r["y10"].head.centroids)[0] for r in self.records]
         return [k for k, scale in enumerate(scales) if not self.collapsed[k] and scale > 0]
 
-    @cached_property
-    def scale(self) -> np.ndarray:
-        """Mean distance between class centroids of the sound trainings, (k, 1)."""
-        return np.array([[latent_scale(self.records[k]["y10"].head.centroids)[0]] for k in self.sound]).reshape(-1, 1)
+    def attacked(self, name: str) -> list[int]:
+        """The sound trainings that have that record of an attack."""
+        return [k for k in self.sound if name in self.records[k]]
+
+    def scale(self, name: str) -> np.ndarray:
+        """Mean distance between class centroids of the attacked trainings, (k, 1)."""
+        scales = [latent_scale(self.records[k]["y10"].head.centroids)[0] for k in self.attacked(name)]
+        return np.array(scales).reshape(-1, 1)
 
     def pairs(self, name: str) -> list[Paired]:
-        """The attacked galaxies of the sound trainings, before and after."""
-        found = [pair(self.records[k][name], ATTACK) for k in self.sound if name in self.records[k]]
+        """The attacked galaxies of the attacked trainings, before and after."""
+        found = [pair(self.records[k][name], ATTACK) for k in self.attacked(name)]
+        assert None not in found  # a finished attack has a row of each galaxy
         return [p for p in found if p is not None]
 
 
@@ -85,6 +91,8 @@ def arms_of(folder: Folder, cells: Sequence[Cell]) -> list[Arm]:
         records = []
         for cell in members:
             places = {name: folder.record(cell, name) for name in ("y10", "y1", *ATTACKS)}
+            if folder.done(cell, ATTACK_PART) is None:  # part of an attack is none
+                places = {name: place for name, place in places.items() if name not in ATTACKS}
             records.append({n: Record.open(p) for n, p in places.items() if (p / "run.json").exists()})
         trainings = tuple(folder.training(cell) or {} for cell in members)
         arms.append(Arm(arch, method, tuple(members), trainings, tuple(records)))
@@ -186,12 +194,12 @@ def distances(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             if none is not None and none is not arm and none.pairs(name):
                 other = _distances(none, name)
                 ratios = {key: ratio(found[key], other[key]) for key in RATIOS}
-                flips, pairs = _flips(arm, none, found, other)
+                flips, pairs = _flips(arm, none, name, found, other)
                 ratios |= flips
             options = next(r[name] for r in arm.records if name in r).run["perturbations"][0]["options"]
             rows.append(
                 {
-                    "arch": arm.arch, "method": arm.method, "attack": name, "trainings": len(arm.sound),
+                    "arch": arm.arch, "method": arm.method, "attack": name, "trainings": len(arm.attacked(name)),
                     "attacked": len(arm.pairs(name)[0].ids), "options": options,
                     "success_rate": rate(found["flipped"], found["eligible"]).to_dict(),
                     "flipped": found["flipped"].sum(axis=1), "eligible": found["eligible"].sum(axis=1),
@@ -200,7 +208,7 @@ def distances(arms: Sequence[Arm]) -> list[dict[str, Any]]:
                     "boundary_scaled_after": over_seeds(found["boundary_scaled_after"]).to_dict(),
                     "shift_y1": over_seeds(found["shift_y1"]).to_dict(),
                     "shift_y1_scaled": over_seeds(found["shift_y1_scaled"]).to_dict(),
-                    "latent_scale": arm.scale.ravel(),
+                    "latent_scale": arm.scale(name).ravel(),
                     "ratio": {key: value.to_dict() for key, value in ratios.items()} or None, "pairs": pairs,
                 }
             )  # fmt: skip
@@ -212,19 +220,19 @@ FLIPS, RATIOS = ("flip", "flip_scaled"), ("boundary_scaled", "shift_y1", "shift_
 
 def _distances(arm: Arm, name: str) -> dict[str, np.ndarray]:
     """Arrays (k, n) of the sound trainings; NaN in `flip` where a galaxy is not flipped."""
-    pairs = arm.pairs(name)
+    pairs, scale = arm.pairs(name), arm.scale(name)
     flipped = np.array([p.flipped for p in pairs])
     flip = np.where(flipped, np.array([p.shift for p in pairs]), math.nan)
-    shift = np.array([_shift_y1(arm.records[k]) for k in arm.sound])
+    shift = np.array([_shift_y1(arm.records[k]) for k in arm.attacked(name)])
     return {
         "flipped": flipped,
         "eligible": np.array([p.clean_correct for p in pairs]),
         "flip": flip,
-        "flip_scaled": flip / arm.scale,
-        "boundary_scaled": np.array([p.boundary_clean for p in pairs]) / arm.scale,
-        "boundary_scaled_after": np.array([p.boundary for p in pairs]) / arm.scale,
+        "flip_scaled": flip / scale,
+        "boundary_scaled": np.array([p.boundary_clean for p in pairs]) / scale,
+        "boundary_scaled_after": np.array([p.boundary for p in pairs]) / scale,
         "shift_y1": shift,
-        "shift_y1_scaled": shift / arm.scale,
+        "shift_y1_scaled": shift / scale,
     }
 
 
@@ -235,10 +243,10 @@ def _shift_y1(records: Mapping[str, Record]) -> np.ndarray:
 
 
 def _flips(
-    arm: Arm, none: Arm, found: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
+    arm: Arm, none: Arm, name: str, found: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
     """Ratios of mean flip distances over the galaxies that both trainings of a seed flip: of all seeds, and of each."""
-    mine, theirs = ({a.cells[k].seed: row for row, k in enumerate(a.sound)} for a in (arm, none))
+    mine, theirs = ({a.cells[k].seed: row for row, k in enumerate(a.attacked(name))} for a in (arm, none))
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds:
         return {key: NOTHING for key in FLIPS}, []

@@ -13,7 +13,7 @@ from robustastro.progress import Progress
 from robustastro.record import jsonable, write_whole
 from robustastro.reproduce import drawing, measures
 from robustastro.reproduce.predictions import adapts, predictions
-from robustastro.reproduce.study import Cell, Folder, minutes_text
+from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder, minutes_text
 
 Row = Mapping[str, Any]
 # only what the paper and the outputs kept in its code's history say
@@ -46,7 +46,9 @@ def write(
             "begun": min(run["created"] for run in runs),
             "git": sorted({run["git"] for run in runs if run["git"]}),
             "devices": sorted({run["device"] for run in runs}),
-            "seconds": sum((folder.done(cell) or {}).get("seconds", 0.0) for cell in cells),
+            "seconds": sum(
+                (folder.done(cell, part) or {}).get("seconds", 0.0) for cell in cells for part in (TRAINING, ATTACK)
+            ),
             "trainings": len(cells),
             "accuracy": accuracy,
             "distances": distance,

@@ -1,7 +1,8 @@
 """Many trainings, one after the other or side by side: what is there is not done again, what does not fit is not begun.
 
 A study lives in a folder: `study.json` says what all its numbers depend on and which cells were ever asked for,
-`runs/ARCH-METHOD-SEED.pt` is a model, `runs/ARCH-METHOD-SEED/` holds its records and `cell.json`, written last.
+`runs/ARCH-METHOD-SEED.pt` is a model, `runs/ARCH-METHOD-SEED/` holds its records. A cell is done in parts, each of
+which writes `PART.json` there when it is finished: first all cells are trained, then they are attacked.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from robustastro.progress import EVERY, Progress, say
 from robustastro.record import jsonable, refuse_place, write_whole
 
 Work = Callable[["Cell", Callable[[str, int, int], None]], Mapping[str, Any]]
+TRAINING, ATTACK = "training", "attack"  # the parts of a cell
 TIME_LIMIT, NOT_ASKED = "it did not fit into the time limit", "it was not asked for"
 
 
@@ -50,16 +52,16 @@ class Folder:
     def record(self, cell: Cell, name: str) -> Path:
         return self.path / "runs" / cell.name / name
 
-    def done(self, cell: Cell) -> dict[str, Any] | None:
-        """What `cell.json` says, or None where the cell is not finished."""
-        return _read(self.path / "runs" / cell.name / "cell.json")
+    def done(self, cell: Cell, part: str) -> dict[str, Any] | None:
+        """What `PART.json` says, or None where that part of the cell is not finished."""
+        return _read(self.path / "runs" / cell.name / f"{part}.json")
 
     def training(self, cell: Cell) -> dict[str, Any] | None:
         """The training record beside the bundle, or None."""
         return _read(self.bundle(cell).with_suffix(".json"))
 
-    def finish(self, cell: Cell, facts: Mapping[str, Any]) -> None:
-        _write(self.path / "runs" / cell.name / "cell.json", facts)
+    def finish(self, cell: Cell, part: str, facts: Mapping[str, Any]) -> None:
+        _write(self.path / "runs" / cell.name / f"{part}.json", facts)
 
     def open(self, identity: Mapping[str, Any], cells: Sequence[Cell]) -> list[Cell]:
         """Begin the study or go on with it, and return every cell that it was ever asked for.
@@ -108,11 +110,11 @@ def _changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return [name for name in {**first, **second} if first.get(name) != second.get(name)]
 
 
-def seconds_by_arch(folder: Folder, cells: Sequence[Cell]) -> dict[str, float]:
-    """Measured seconds of a cell, the mean over the finished ones of each architecture."""
+def seconds_by_arch(folder: Folder, cells: Sequence[Cell], part: str) -> dict[str, float]:
+    """Measured seconds of a part of a cell, the mean over the finished ones of each architecture."""
     found: dict[str, list[float]] = {}
     for cell in cells:
-        done = folder.done(cell)
+        done = folder.done(cell, part)
         if done is not None:
             found.setdefault(cell.arch, []).append(float(done["seconds"]))
     return {arch: float(np.mean(seconds)) for arch, seconds in found.items()}
@@ -121,6 +123,7 @@ def seconds_by_arch(folder: Folder, cells: Sequence[Cell]) -> dict[str, float]:
 def run_cells(
     folder: Folder,
     cells: Sequence[Cell],
+    part: str,
     work: Work,
     estimates: Mapping[str, float],
     *,
@@ -128,21 +131,21 @@ def run_cells(
     workers: int,
     progress: Progress,
 ) -> dict[Cell, str]:
-    """Do the cells that are not done, in their order, and return those that were not run with the reason.
+    """Do a part of the cells that are not done, in their order, and return those that were not run with the reason.
 
     A cell that fails is said and left out; the others go on. An interruption ends all; what is finished is kept, and a
     training goes on from its last epoch.
 
     Parameters
     ----------
-    work : trains and evaluates one cell and returns what goes into its `cell.json`; importable, as it runs in other
+    work : does that part of one cell and returns what goes into its `PART.json`; importable, as it runs in other
         processes where there is more than one worker.
     estimates : expected seconds of a cell by architecture, until one is measured.
     hours : cells that would end later are not begun; None: no limit.
     workers : processes side by side; each has its share of the cores.
     """
     started = time.monotonic()
-    waiting = [cell for cell in cells if folder.done(cell) is None]
+    waiting = [cell for cell in cells if folder.done(cell, part) is None]
     measured: dict[str, list[float]] = {}
     left_out: dict[Cell, str] = {}
 
@@ -152,7 +155,7 @@ def run_cells(
     total = sum(expected(cell) for cell in waiting) / max(1, min(workers, len(waiting)))
     said = "" if hours is None else f"; what does not fit into {hours:g} h is left out"
     say(
-        f"{len(cells)} trainings, {len(cells) - len(waiting)} of them there; the others take about "
+        f"{part}: {len(cells)} cells, {len(cells) - len(waiting)} of them there; the others take about "
         f"{minutes_text(total)} with {workers} worker{'s' * (workers > 1)} (an estimate){said}"
     )
 
@@ -168,11 +171,11 @@ def run_cells(
             left_out[cell] = f"it failed: {facts['failed']}"
             say(f"{cell.name} failed: {facts['failed']}")
             continue
-        folder.finish(cell, facts)
+        folder.finish(cell, part, facts)
         measured.setdefault(cell.arch, []).append(facts["seconds"])
         spent = time.monotonic() - started
         took = minutes_text(facts["seconds"])
-        say(f"{number} of {len(waiting)}: {cell.name} took {took}; {minutes_text(spent)} so far")
+        say(f"{part} {number} of {len(waiting)}: {cell.name} took {took}; {minutes_text(spent)} so far")
     return left_out
 
 
@@ -219,13 +222,14 @@ def _one(work: Work, cell: Cell, progress: Callable[[str, int, int], None]) -> d
 
 
 def not_run(
+    part: str,
     every: Sequence[Cell],
     reasons: Mapping[Cell, str],
     finished: Collection[Cell],
     estimates: Mapping[str, float],
     command: Callable[[str, str, int], str],
 ) -> list[dict[str, Any]]:
-    """The cells without numbers: for each architecture, method and reason the seeds, the command and an estimate.
+    """The cells without that part: for each architecture, method and reason the seeds, the command and an estimate.
 
     Parameters
     ----------
@@ -237,7 +241,7 @@ def not_run(
             groups.setdefault((cell.arch, cell.method, reasons.get(cell, NOT_ASKED)), []).append(cell.seed)
     return [
         {
-            "arch": arch, "method": method, "seeds": seeds, "reason": reason,
+            "part": part, "arch": arch, "method": method, "seeds": seeds, "reason": reason,
             "seconds": round(estimates[arch] * len(seeds), 1) if arch in estimates else None,
             "command": command(arch, method, 1 + max(seeds)),
         }
