@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test gate lint bench bench-perturbations bench-pixel report-pixel report-seeds catalogue clean
+.PHONY: demo test gate lint bench bench-perturbations bench-pixel report-pixel report-seeds report-deepadversaries report-radio zoo catalogue clean
 
 demo: $(READY)
 	$(BIN)/robustastro demo
@@ -47,7 +47,8 @@ bench-pixel: reports/demo/resnet18.pt
 	.venv-bench/bin/python benchmarks/pixel.py --resnet18 $<
 
 reports/demo/dann.pt: $(READY)
-	$(BIN)/robustastro demo
+	$(BIN)/robustastro demo --train --out build/demo
+	mkdir -p reports/demo && cp build/demo/*.pt build/demo/*.json reports/demo/
 
 reports/demo/resnet18.pt: reports/demo/dann.pt
 	$(BIN)/robustastro simulate --depth Y10 -n 1500 --seed 1 --out reports/demo/y10.h5
@@ -73,6 +74,19 @@ report-seeds: $(READY)
 	$(BIN)/robustastro compare $(OF_SEEDS)/*-? --markdown >> reports/seeds/index.md
 	$(BIN)/robustastro report $(OF_SEEDS)/none-0 $(OF_SEEDS)/mmd-0 $(OF_SEEDS)/dann-0 --title "Three models under the quick suite" \
 		--out reports/example
+
+# hours: each says first how long it takes, and the same command goes on where it stopped
+report-deepadversaries: $(READY)
+	$(BIN)/robustastro reproduce deepadversaries --workers 2
+
+RADIO := radio
+report-radio: $(READY)
+	$(BIN)/python reports/make_radio.py --data $(RADIO) --workers 2
+
+# the models that come with the package: the first seed of the study above, whatever it is worth
+ZOO := reports/deepadversaries/runs/convnet
+zoo: $(READY)
+	$(BIN)/python reports/make_zoo.py --models none=$(ZOO)-none-0.pt mmd=$(ZOO)-mmd-0.pt dann=$(ZOO)-dann-0.pt uda=$(ZOO)-uda-0.pt
 
 report-pixel: reports/demo/dann.pt
 	$(BIN)/python reports/make_pixel.py

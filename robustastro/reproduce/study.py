@@ -200,10 +200,12 @@ def _alone(work: Work, cell: Cell, threads: int) -> tuple[Cell, dict[str, Any]]:
 
     torch.set_num_threads(threads)
     sys.stdout = sys.stderr  # stdout belongs to the result
-    last = time.monotonic()
+    last, parent = time.monotonic(), os.getppid()
 
     def tell(what: str, done: int, total: int) -> None:
         nonlocal last
+        if os.getppid() != parent:  # the study was killed: going on would disturb the one that is begun next
+            os._exit(1)
         if time.monotonic() - last >= 3 * EVERY:
             last = time.monotonic()
             say(f"{cell.name}: {what}: {done} of {total}")
