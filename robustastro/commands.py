@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from robustastro.evaluate.plan import Plan, Step, check_bisect
 from robustastro.metrics import critical
 from robustastro.metrics.domain import MOST, proxy_a_distance
 from robustastro.metrics.intervals import proportion
+from robustastro.metrics.open_set import auroc, called_unknown, entropy, h_score
 from robustastro.metrics.summary import space_difference, summarise
 from robustastro.metrics.tables import estimate_text, space_text, table
 from robustastro.models.bundles import Model, load_model
@@ -36,6 +38,7 @@ from robustastro.record import Record, refuse_place, write_whole
 from robustastro.suites import Suite
 
 SPACES = ("input", "flux", "both")
+ONE_CLASS = 0.95  # share of a domain's galaxies in one class above which a model fails there, or the domain is special
 PATIENCE = 600.0  # seconds above which a --limit is suggested
 KEPT, KEPT_OF_MANY, MANY = 16, 1, 5  # galaxies whose images are kept, of one perturbation and of more than five
 
@@ -137,22 +140,35 @@ def fit(
 
 
 def _test_accuracy(trained: Trained, galaxies: Galaxies, device: str) -> dict[str, Any]:
-    """Accuracy on the test galaxies of the classes that the model knows; measured afterwards, it decides nothing."""
+    """Accuracy on the test galaxies of the classes that the model knows; measured afterwards, it decides nothing.
+
+    Where there are galaxies of other classes, "unknown" says how well the entropy of the predictions tells these apart.
+    """
     test = select(galaxies, "test")
-    labels = [] if test.labels is None else test.labels
-    known = [k for k, label in enumerate(labels) if test.classes[label] in trained.contract.classes]
-    if not known:
-        return {"domain": test.domain, "accuracy": proportion(np.zeros(0, dtype=bool)).to_dict()}
-    test = test.take(known).with_classes(trained.contract.classes)
+    names = np.array(test.classes)[test.labels]
     subject = Subject(trained.network, trained.contract, device=device)
-    predicted = subject.outputs(stretched(test, trained.contract)).logits.argmax(dim=1).numpy()
-    return {"domain": test.domain, "accuracy": proportion(predicted == test.labels).to_dict()}
+    probabilities = subject.outputs(stretched(test, trained.contract)).logits.double().softmax(dim=1).numpy()
+    right = np.array(trained.contract.classes)[probabilities.argmax(axis=1)] == names
+    known = np.isin(names, trained.contract.classes)
+    found: dict[str, Any] = {"domain": test.domain, "accuracy": proportion(right[known]).to_dict()}
+    if not known.all():
+        called = called_unknown(probabilities)
+        rejected = proportion(called[~known])
+        found["unknown"] = {
+            "n": int((~known).sum()),
+            "threshold": math.log(probabilities.shape[1]) / 2,
+            "auroc": auroc(entropy(probabilities), ~known).to_dict(),
+            "h_score": h_score(proportion((right & ~called)[known]), rejected).to_dict(),
+            "unknown_accuracy": rejected.to_dict(),
+        }
+    return found
 
 
 def _domain_gap(trained: Trained, source: Galaxies, target: Galaxies, device: str) -> dict[str, Any]:
     """Whether the latents still tell the domains apart, of at most 500 validation galaxies of each, labels unseen.
 
     Of galaxies that are in both domains, where there are any, and then by pairs: a known galaxy tells nothing.
+    And the largest share of these galaxies that get the same class: a network may fail on the target alone.
     """
     near, far = select(source, "valid"), select(target, "valid")
     place = {name: k for k, name in enumerate(near.ids)}
@@ -160,9 +176,16 @@ def _domain_gap(trained: Trained, source: Galaxies, target: Galaxies, device: st
     far = choose(far.take(common) if common else far, MOST)
     near = near.take([place[name] for name in far.ids]) if common else choose(near, MOST)
     subject = Subject(trained.network, trained.contract, device=device)
-    first, second = (subject.outputs(stretched(g, trained.contract)).latent.double().numpy() for g in (near, far))
-    found = proxy_a_distance(first, second, paired=bool(common))
-    return {"proxy_a_distance": found.to_dict(), "paired": bool(common)}
+    seen = [subject.outputs(stretched(g, trained.contract)) for g in (near, far)]
+    distance = proxy_a_distance(*(s.latent.double().numpy() for s in seen), paired=bool(common))
+    shares = [torch.bincount(s.logits.argmax(dim=1)).double() / len(s.logits) for s in seen]
+    return {
+        "proxy_a_distance": distance.to_dict(),
+        "paired": bool(common),
+        "largest_class_on_source": float(shares[0].max()),
+        "largest_class_on_target": float(shares[1].max()),
+        "class_on_target": trained.contract.classes[int(shares[1].argmax())],
+    }
 
 
 def training_text(result: Mapping[str, Any]) -> str:
@@ -177,13 +200,36 @@ def training_text(result: Mapping[str, Any]) -> str:
         lines.append(
             f"  {name} test ({test['domain']}): accuracy {estimate_text(accuracy, 100.0, 1)}%, n = {accuracy['n']}"
         )
+        if "unknown" in test:
+            unknown = test["unknown"]
+            lines.append(
+                f"  {name} test, {unknown['n']} galaxies of classes that the model does not know: called unknown (entropy "
+                f"above {unknown['threshold']:.3f}) {estimate_text(unknown['unknown_accuracy'], 100.0, 1)}%, AUROC of the "
+                f"entropy {estimate_text(unknown['auroc'])}, H-score {estimate_text(unknown['h_score'])}"
+            )
     if "domain_gap" in result:
         distance = result["domain_gap"]["proxy_a_distance"]
         lines.append(
             f"  domains told apart by their latents: proxy A-distance {estimate_text(distance)} (0: not at all, "
             f"2: always), n = {distance['n']}"
         )
+        lines += _one_class(result["domain_gap"])
     return "\n".join(lines)
+
+
+def _one_class(gap: Mapping[str, Any]) -> list[str]:
+    """A line where nearly all galaxies of the target get one class and those of the source do not.
+
+    A remark and not a flag, with which no run of this model would pass a gate, on whatever data.
+    """
+    here, there = gap["largest_class_on_source"], gap["largest_class_on_target"]
+    if not here <= ONE_CLASS < there:
+        return []
+    return [
+        f"  {100 * there:.0f}% of the target's validation galaxies get the class {gap['class_on_target']} (source: at "
+        f"most {100 * here:.0f}% get one class): unless nearly all of them are of that class, this model fails on the "
+        "target; look at them, then train another seed or by another method"
+    ]
 
 
 # ---------------------------------------------------------------------- attack

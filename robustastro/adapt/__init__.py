@@ -104,11 +104,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 True,
                 "robustastro.adapt.uda:UDA",
                 {
-                    "weight": 1.0, "entropy_weight": 0.05, "margin": 0.5, "scaled": 1, "top": 5, "bank": 256,
-                    "temperature": 0.05, "warm_up": 0.2, "norm": "shared", "serve": "target", "settings": "tuned",
+                    "weight": 0.3, "entropy_weight": 0.05, "margin": 0.5, "scaled": 1, "top": 5, "bank": 256,
+                    "temperature": 0.05, "warm_up": 0.2, "align": 1.0, "reach": 1.0, "norm": "shared",
+                    "serve": "target", "settings": "tuned",
                 },
                 choices=SETTINGS | {"norm": ("shared", "domain"), "serve": ("source", "target", "pooled")},
-                published={"scaled": 0, "warm_up": 0.0, "norm": "domain"},
+                published={"weight": 1.0, "scaled": 0, "warm_up": 0.0, "align": 0.0, "norm": "domain"},
+                tuned="with target labels in sight",
             ),
             Method(
                 "augment",

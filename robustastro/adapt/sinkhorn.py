@@ -10,7 +10,7 @@ from robustastro.adapt.transfer import Setting, Step, Transfer
 LOWEST, RATIO = 1e-3, 0.25  # eta1 stays above the first, eta2 above the second times eta1: as SIDDA's code has it
 
 
-def sinkhorn(source: torch.Tensor, target: torch.Tensor, blur: float) -> torch.Tensor:
+def sinkhorn(source: torch.Tensor, target: torch.Tensor, blur: float, reach: float | None = None) -> torch.Tensor:
     """Sinkhorn divergence OT(s, t) - OT(s, s)/2 - OT(t, t)/2 >= 0 (Feydy et al. 2019, arXiv:1810.08278, eq. 3).
 
     Cost |a - b|^2 / 2 and entropic regularisation blur^2, in units of the mean distance between source and target
@@ -20,11 +20,15 @@ def sinkhorn(source: torch.Tensor, target: torch.Tensor, blur: float) -> torch.T
     ----------
     source, target : (n, D) and (m, D) float.
     blur : length below which differences are ignored, in units of the mean distance. SIDDA takes 0.05 of the largest.
+    reach : length in the same units beyond which a vector is rather left out than moved (unbalanced transport, Sejourne
+        et al. 2019, arXiv:1910.12958), as where one domain has a class of its own; None: all are moved.
     """
     from geomloss import SamplesLoss
 
     unit = torch.cdist(source.detach(), target.detach()).mean().clamp_min(1e-12)
-    return SamplesLoss("sinkhorn", p=2, blur=blur, scaling=0.5, backend="tensorized")(source / unit, target / unit)
+    return SamplesLoss("sinkhorn", p=2, blur=blur, reach=reach, scaling=0.5, backend="tensorized")(
+        source / unit, target / unit
+    )
 
 
 class Sinkhorn(Transfer):

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from robustastro.adapt.domain_norm import divide, enter, unite
+from robustastro.adapt.sinkhorn import sinkhorn
 from robustastro.adapt.transfer import Setting, Step, Transfer
 from robustastro.models.nets import cosine_head
 
-SMALL = 1e-6
+SMALL, BLUR = 1e-6, 0.05
 
 
 def alike(first: torch.Tensor, second: torch.Tensor, top: int) -> torch.Tensor:
@@ -103,6 +104,8 @@ class UDA(Transfer):
         bank: float,
         temperature: float,
         warm_up: float,
+        align: float,
+        reach: float,
         norm: str,
         serve: str,
     ) -> None:
@@ -110,6 +113,7 @@ class UDA(Transfer):
         classes = len(setting.contract.classes)
         self.weight, self.entropy_weight, self.top, self.serve = weight, entropy_weight, int(top), serve
         self.temperature, self.warm_up, self.separate = temperature, warm_up, norm == "domain"
+        self.align, self.reach = align, reach
         self.margin = margin * (math.log(classes) / math.log(10.0) if scaled else 1.0)
         # zeros have no class: until they are replaced they do not take part
         self.register_buffer("bank_latent", torch.zeros(int(bank), setting.latent))
@@ -145,7 +149,10 @@ class UDA(Transfer):
         step.notes["alike"] = float(same[counted].float().mean())
         step.notes["entropy_active"] = float(active.float().mean())
         grown = min(1.0, step.progress / self.warm_up) if self.warm_up else 1.0
-        return grown * (self.weight * clustering + self.entropy_weight * separation)
+        loss = grown * (self.weight * clustering + self.entropy_weight * separation)
+        if self.align:
+            loss = loss + self.align * sinkhorn(*map(nn.functional.normalize, (source, target)), BLUR, self.reach)
+        return loss
 
     def _remember(self, latent: torch.Tensor, probabilities: torch.Tensor) -> None:
         """The newest first, the oldest leave."""
