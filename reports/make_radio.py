@@ -137,7 +137,6 @@ def _prepare(folder: Path, runs: Path) -> tuple[Data, dict[str, Any]]:
         "dropped": len(twice),
         "identical": sum(bool((first["images"][p.first] == second["images"][p.second]).all()) for p in pairs["shared"]),
         "moved": sum(p.shift != (0, 0) for p in pairs["shared"]),
-        "turned": pairs["turned"],
         "labels_differ": sum(a != b for a, b in labels),
         "within": {name: len(pairs[name]) for name in ("source", "target")},
         "scores": {name: [round(p.score) for p in pairs[f"{name}_scores"]] for name in ("shared", "target")},
@@ -151,25 +150,20 @@ def _prepare(folder: Path, runs: Path) -> tuple[Data, dict[str, Any]]:
     return Data(source, target, own[kept]), about
 
 
-def _pairs(first: np.ndarray, second: np.ndarray, digest: str, runs: Path) -> dict[str, Any]:
+def _pairs(first: np.ndarray, second: np.ndarray, digest: str, runs: Path) -> dict[str, list[Pair]]:
     """Pairs between and within the sets, kept in a file: to find them takes minutes."""
     path = runs / f"pairs-{digest[:8]}.json"
     if not path.exists():
         say("looking for sources that are in both sets, or twice in one: some minutes")
-        loose = {
+        found = {
             "shared_scores": shared(first, second, score=50.0),
             "source": shared(first),
             "target_scores": shared(second, score=50.0),
         }
-        turned = [np.rot90(flipped, k, (1, 2)) for flipped in (first, first[:, :, ::-1]) for k in range(4)][1:]
-        found: dict[str, Any] = {name: [asdict(p) for p in pairs] for name, pairs in loose.items()}
-        found["turned"] = sum(len(shared(t.copy(), second, alike=0.95, agreement=0.99)) for t in turned)
-        write_whole(path, lambda file: file.write_text(json.dumps(found) + "\n"))
+        kept = {name: [asdict(p) for p in pairs] for name, pairs in found.items()}
+        write_whole(path, lambda file: file.write_text(json.dumps(kept) + "\n"))
     stored = json.loads(path.read_text())
-    pairs: dict[str, Any] = {
-        name: [Pair(**{**p, "shift": tuple(p["shift"])}) for p in found] if isinstance(found, list) else found
-        for name, found in stored.items()
-    }
+    pairs = {name: [Pair(**{**p, "shift": tuple(p["shift"])}) for p in found] for name, found in stored.items()}
     for name in ("shared", "target"):
         pairs[name] = [p for p in pairs[f"{name}_scores"] if p.score >= SCORE]
     return pairs
