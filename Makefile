@@ -48,7 +48,7 @@ bench-pixel: reports/demo/resnet18.pt
 
 reports/demo/dann.pt: $(READY)
 	$(BIN)/robustastro demo --train --out build/demo
-	mkdir -p reports/demo && cp build/demo/*.pt build/demo/*.json reports/demo/
+	mkdir -p reports/demo && cp build/demo/*.pt reports/demo/
 
 reports/demo/resnet18.pt: reports/demo/dann.pt
 	$(BIN)/robustastro simulate --depth Y10 -n 1500 --seed 1 --out reports/demo/y10.h5

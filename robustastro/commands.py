@@ -203,9 +203,9 @@ def training_text(result: Mapping[str, Any]) -> str:
         if "unknown" in test:
             unknown = test["unknown"]
             lines.append(
-                f"  {name} test, {unknown['n']} galaxies of classes that the model does not know: called unknown (entropy "
-                f"above {unknown['threshold']:.3f}) {estimate_text(unknown['unknown_accuracy'], 100.0, 1)}%, AUROC of the "
-                f"entropy {estimate_text(unknown['auroc'])}, H-score {estimate_text(unknown['h_score'])}"
+                f"  {name} test, {unknown['n']} galaxies of classes that the model does not know: called unknown "
+                f"(entropy above {unknown['threshold']:.3f}) {estimate_text(unknown['unknown_accuracy'], 100.0, 1)}%, "
+                f"AUROC of the entropy {estimate_text(unknown['auroc'])}, H-score {estimate_text(unknown['h_score'])}"
             )
     if "domain_gap" in result:
         distance = result["domain_gap"]["proxy_a_distance"]

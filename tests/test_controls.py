@@ -615,7 +615,7 @@ def test_a_training_says_whether_its_latents_tell_the_domains_apart(blobs, other
 
     result = fitted(other)
     expected = proxy_a_distance(latents(result, select(blobs, "valid")), latents(result, select(other, "valid")))
-    assert result["domain_gap"] == {"proxy_a_distance": expected.to_dict(), "paired": False}
+    assert result["domain_gap"].items() >= {"proxy_a_distance": expected.to_dict(), "paired": False}.items()
     assert "proxy A-distance" in commands.training_text(result)
     assert load_model(tmp_path / "m.pt").training["domain_gap"] == result["domain_gap"]
     assert fitted(permuted(other))["domain_gap"] == result["domain_gap"]
@@ -626,7 +626,7 @@ def test_a_training_says_whether_its_latents_tell_the_domains_apart(blobs, other
     pairs[1] = dataclasses.replace(pairs[1], images=pairs[1].batch(slice(None)).numpy() * 1.2)
     order = [pairs[0].ids.index(i) for i in pairs[1].ids]
     expected = proxy_a_distance(latents(result, pairs[0].take(order)), latents(result, pairs[1]), paired=True)
-    assert result["domain_gap"] == {"proxy_a_distance": expected.to_dict(), "paired": True}
+    assert result["domain_gap"].items() >= {"proxy_a_distance": expected.to_dict(), "paired": True}.items()
     assert "domain_gap" not in fitted(None)
     assert "proxy" not in commands.training_text(fitted(None))
 

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from synthetic_records import make_record
 
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
-from robustastro import commands, reproduce
+from robustastro import commands, figures, reproduce
 from robustastro.cli import main
 from robustastro.metrics.intervals import proportion
 from robustastro.metrics.significance import over_seeds, ratio
@@ -22,7 +25,7 @@ from robustastro.record import Record
 from robustastro.reproduce import deepadversaries as study
 from robustastro.reproduce import drawing, measures, page, predictions
 from robustastro.reproduce.measures import Arm, rate
-from robustastro.reproduce.study import Cell, Folder, run_cells
+from robustastro.reproduce.study import Cell, Folder, not_run, run_cells
 
 TRIAL = {"pop": 8, "generations": 2}
 quiet = Progress()
@@ -64,6 +67,7 @@ def test_a_study_leaves_a_page_its_numbers_and_its_models(finished):
     page = (out / "index.md").read_text()
     assert document["command"] in page
     assert "Nothing of the study is missing" in page
+    assert "`none` reaches" in page
     assert "not run" in page  # ours beside the published figures of networks that were not trained
     assert (out / "accuracy-tiny.png").stat().st_size > 5000
     assert sorted(path.name for path in (out / "runs").glob("*.pt")) == ["tiny-mmd-0.pt", "tiny-none-0.pt"]
@@ -94,7 +98,8 @@ def test_what_is_there_is_not_done_again(again, monkeypatch):
 def test_an_unfinished_cell_is_finished_from_its_model(again, monkeypatch):
     """Interrupted after its training and two of its records: neither is done again."""
     out, run = again
-    (out / "runs/tiny-mmd-0/cell.json").unlink()
+    for part in ("training", "attack"):
+        (out / f"runs/tiny-mmd-0/{part}.json").unlink()
     shutil.rmtree(out / "runs/tiny-mmd-0/flux")
     unfinished = json.loads((out / "runs/tiny-mmd-0/paper/run.json").read_text()) | {"timing": None}
     (out / "runs/tiny-mmd-0/paper/run.json").write_text(json.dumps(unfinished))
@@ -109,19 +114,84 @@ def test_an_unfinished_cell_is_finished_from_its_model(again, monkeypatch):
 def test_cells_out_of_time_are_listed_with_command_and_estimate(again):
     out, run = again
     document = run(hours=0, methods=("none", "dann"), seeds=2)
-    missing = {(row["method"], tuple(row["seeds"])): row for row in document["not_run"]}
+    missing = {(",".join(row["methods"]), tuple(row["seeds"])): row for row in document["not_run"]}
     assert set(missing) == {("none", (1,)), ("dann", (0, 1))}
     row = missing["dann", (0, 1)]
+    assert row["part"] == "training"
     assert row["command"] == (
         f"robustastro reproduce deepadversaries --archs tiny --methods dann --seeds 2 --out {out}"
     )
-    seconds = [json.loads((out / f"runs/tiny-{m}-0/cell.json").read_text())["seconds"] for m in ("none", "mmd")]
-    assert row["seconds"] == pytest.approx(2 * np.mean(seconds), abs=0.1)
+    each = [
+        sum(
+            json.loads((out / f"runs/tiny-{m}-0/{part}.json").read_text())["seconds"] for part in ("training", "attack")
+        )
+        for m in ("none", "mmd")
+    ]
+    assert row["seconds"] == pytest.approx(2 * np.mean(each), abs=0.1)  # its command also attacks
     page = (out / "index.md").read_text()
     assert row["command"] in page
     assert "did not fit into the time limit" in page
     assert {r["method"] for r in document["accuracy"]} == {"none", "mmd"}  # what is there is still shown
-    assert {r["method"] for r in run(hours=0)["not_run"]} == {"none", "dann"}  # what was asked for once stays listed
+    listed = [r["methods"] for r in run(hours=0)["not_run"]]
+    assert sorted(listed) == [["dann"], ["none"]]  # what was asked for once stays listed
+
+
+def test_half_an_attack_is_none(again, monkeypatch):
+    """Its records are not used, and it is listed with its command; the training counts."""
+    out, run = again
+    (out / "runs/tiny-mmd-0/attack.json").unlink()
+    monkeypatch.setattr(commands, "run", lambda *a, **k: pytest.fail("attacked"))
+    document = run(hours=0)
+    assert [row["method"] for row in document["accuracy"]] == ["none", "mmd"]
+    assert {row["method"] for row in document["distances"]} == {"none"}
+    (row,) = document["not_run"]
+    seconds = json.loads((out / "runs/tiny-none-0/attack.json").read_text())["seconds"]
+    expected = ("attack", ["mmd"], [0], pytest.approx(seconds, abs=0.1))
+    assert (row["part"], row["methods"], row["seeds"], row["seconds"]) == expected
+    assert row["command"] == f"robustastro reproduce deepadversaries --archs tiny --methods mmd --seeds 1 --out {out}"
+    assert (
+        f"| attack | tiny | mmd | 0 | it did not fit into the time limit | {row['seconds']:.0f} s |"
+        in (out / "index.md").read_text()
+    )
+
+
+def test_both_parts_share_the_hours(again, monkeypatch):
+    """A training that takes longer than foreseen leaves no time for its attack."""
+    out, run = again
+    cell, late, clock = out / "runs/tiny-mmd-0", 0.0, time.monotonic
+    for part in ("training", "attack"):
+        (cell / f"{part}.json").unlink()
+    for name in ("y1", "flux"):
+        shutil.rmtree(cell / name)
+    original = commands.run
+
+    def slow(*args, **options):
+        nonlocal late
+        late += 3500.0
+        return original(*args, **options)
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late)
+    monkeypatch.setattr(commands, "run", slow)
+    seconds = json.loads((out / "runs/tiny-none-0/attack.json").read_text())
+    (out / "runs/tiny-none-0/attack.json").write_text(json.dumps(seconds | {"seconds": 1000.0}))
+    assert [(row["part"], row["methods"]) for row in run(hours=1)["not_run"]] == [("attack", ["mmd"])]
+    assert (cell / "y1").exists()
+    assert not (cell / "flux").exists()
+
+
+def test_what_is_not_run_is_grouped():
+    """Methods that lack the same seeds for the same reason are one row, with the time of all of them."""
+    every = [Cell("big", m, s) for s in (1, 0) for m in ("mmd", "dann", "uda", "none")] + [Cell("small", "mmd", 0)]
+    reasons = {Cell("big", "uda", 1): "it failed"}
+    rows = not_run("attack", every, reasons, {Cell("big", "none", 0)}, {"big": 10.0}, lambda *wanted: str(wanted))
+    assert [(r["arch"], r["methods"], r["seeds"], r["reason"], r["seconds"]) for r in rows] == [
+        ("big", ["mmd", "dann"], (0, 1), "it was not asked for", 40.0),
+        ("big", ["uda"], (1,), "it failed", 10.0),
+        ("big", ["none"], (1,), "it was not asked for", 10.0),
+        ("big", ["uda"], (0,), "it was not asked for", 10.0),
+        ("small", ["mmd"], (0,), "it was not asked for", None),
+    ]
+    assert [row["command"] for row in rows[:2]] == ["('big', 'mmd,dann', 2)", "('big', 'uda', 2)"]
 
 
 def test_a_failed_cell_is_said_and_the_others_go_on(again, monkeypatch, capsys):
@@ -136,7 +206,7 @@ def test_a_failed_cell_is_said_and_the_others_go_on(again, monkeypatch, capsys):
     monkeypatch.setattr(commands, "fit", fails)
     document = run(methods=("dann", "none"), seeds=2)
     assert document["failed"] == 2
-    assert [row["method"] for row in document["not_run"]] == ["dann"]
+    assert [(row["methods"], row["seeds"]) for row in document["not_run"]] == [(["dann"], [0, 1])]
     assert "RuntimeError: no memory | left" in document["not_run"][0]["reason"]
     assert "no memory / left" in (out / "index.md").read_text()
     assert "tiny-dann-0 failed" in capsys.readouterr().err
@@ -262,12 +332,13 @@ def test_cells_that_would_end_too_late_are_not_begun(tmp_path):
         return {"arch": cell.arch}
 
     left = run_cells(
-        folder, cells, work, {"slow": 7200.0, "fast": 10.0}, hours=1, workers=1, progress=quiet
+        folder, cells, "training", work, {"slow": 7200.0, "fast": 10.0}, hours=1, workers=1, progress=quiet
     )  # fmt: skip
     assert ran == ["fast-none-0", "fast-none-1"]
     assert list(left) == [cells[0]]
-    assert (folder.done(cells[1]) or {})["arch"] == "fast"
-    run_cells(folder, cells, work, {"slow": 3500.0, "fast": 1e9}, hours=1, workers=1, progress=quiet)
+    assert (folder.done(cells[1], "training") or {})["arch"] == "fast"
+    assert folder.done(cells[1], "attack") is None
+    run_cells(folder, cells, "training", work, {"slow": 3500.0, "fast": 1e9}, hours=1, workers=1, progress=quiet)
     assert ran[2:] == ["slow-none-0"]
 
 
@@ -280,8 +351,8 @@ def test_an_interruption_ends_all_and_keeps_what_is_done(tmp_path):
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        run_cells(Folder(tmp_path), cells, work, {"a": 1.0}, hours=None, workers=1, progress=quiet)
-    assert [Folder(tmp_path).done(cell) is not None for cell in cells] == [True, False, False]
+        run_cells(Folder(tmp_path), cells, "attack", work, {"a": 1.0}, hours=None, workers=1, progress=quiet)
+    assert [Folder(tmp_path).done(cell, "attack") is not None for cell in cells] == [True, False, False]
 
 
 def test_cells_side_by_side_share_the_cores(tmp_path):
@@ -298,11 +369,36 @@ def test_cells_side_by_side_share_the_cores(tmp_path):
         return {"threads": torch.get_num_threads(), "process": os.getpid()}
 
     folder = Folder(tmp_path)
-    left = run_cells(folder, cells, work, {"a": 1.0}, hours=1, workers=2, progress=quiet)
+    left = run_cells(folder, cells, "training", work, {"a": 1.0}, hours=1, workers=2, progress=quiet)
     assert left == {cells[2]: "it failed: ValueError: not this one"}
-    facts = [done for cell in cells if (done := folder.done(cell)) is not None]
+    facts = [done for cell in cells if (done := folder.done(cell, "training")) is not None]
     assert [fact["threads"] for fact in facts] == [max(1, (os.cpu_count() or 1) // 2)] * 3
     assert os.getpid() not in [fact["process"] for fact in facts]
+
+
+ORPHAN = """
+import os, time
+from robustastro.reproduce.study import Cell, _alone
+
+def work(cell, progress):
+    os.write(ready[1], b"x")
+    for step in range(100):
+        progress("step", step, 100)
+        time.sleep(0.1)
+    os.write(2, b"went on")
+
+ready = os.pipe()
+if os.fork():
+    os.read(ready[0], 1)
+    os._exit(0)
+_alone(work, Cell("a", "none", 0), 1)
+"""
+
+
+def test_a_worker_ends_with_its_study():
+    """A parent that is gone says so at the next progress of its child, who holds the pipe until it ends."""
+    done = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---------------------------------------------------------------------- numbers
@@ -352,9 +448,73 @@ def test_flip_ratios_are_of_galaxies_that_both_trainings_of_a_seed_flip(tmp_path
     assert found["value"] == pytest.approx(sums[0] / sums[1])
     assert found["low"] <= found["value"] <= found["high"]
     assert row["flipped"] == [int(p.flipped.sum()) for p in other.pairs("paper")]
-    near, near_none = (np.array([p.boundary_clean for p in a.pairs("paper")]) / a.scale for a in (other, plain))
+    near, near_none = (
+        np.array([p.boundary_clean for p in a.pairs("paper")]) / a.scale("paper") for a in (other, plain)
+    )
     assert row["boundary_scaled"] == over_seeds(near).to_dict()
     assert row["ratio"]["boundary_scaled"] == ratio(near, near_none).to_dict()
+
+
+def test_only_attacked_trainings_have_distances(tmp_path):
+    """The first seeds of two arms are not attacked, others of each: rows stay with their seeds."""
+    plain = arm(tmp_path / "a", "none", seeds=(0, 1, 2, 3), harm=3.0)
+    other = arm(tmp_path / "b", "mmd", seeds=(3, 0, 1, 2), harm=3.0)
+    for a, seeds in ((plain, (0, 2)), (other, (3, 1))):
+        for cell, records in zip(a.cells, a.records, strict=True):
+            records["y10"].write_head(replace(records["y10"].head, centroids=(1 + cell.seed) * np.eye(3, 8)))
+            if cell.seed in seeds:
+                del records["paper"]  # type: ignore[attr-defined]
+    first, second = measures.distances([plain, other])
+    assert (first["seeds"], second["seeds"], second["trainings"]) == ([1, 3], [0, 2], 2)
+    assert (first["latent_scale"], second["latent_scale"]) == (
+        pytest.approx(np.sqrt(2) * np.array([2, 4])), pytest.approx(np.sqrt(2) * np.array([1, 3]))
+    )  # fmt: skip
+    assert second["pairs"] == []  # no seed was attacked in both
+    assert second["ratio"]["flip"]["value"] is None
+    assert second["ratio"]["boundary_scaled"]["value"] > 0
+    moved = [measures._shift_y1(other.records[k]) / (np.sqrt(2) * (1 + other.cells[k].seed)) for k in (1, 3)]
+    assert second["shift_y1_scaled"] == pytest.approx(over_seeds(np.array(moved)).to_dict())
+    both = measures.distances([plain, replace(plain, method="dann")])[1]  # with itself, seed by seed
+    assert [pair["seed"] for pair in both["pairs"]] == [1, 3]
+    assert all(pair["flip"] == pair["flip_scaled"] == 1.0 for pair in both["pairs"])
+    turned = Arm("tiny", "uda", plain.cells[::-1], plain.trainings[::-1], plain.records[::-1])
+    both = measures.distances([plain, turned])[1]
+    assert [pair["seed"] for pair in both["pairs"]] == [1, 3]
+    assert all(pair["flip"] == pair["flip_scaled"] == 1.0 for pair in both["pairs"])
+
+
+def test_figures_of_the_latent_space_are_of_a_seed_attacked_in_all_shown(tmp_path, monkeypatch, capsys):
+    arms = [arm(tmp_path / m, m, harm=4.0) for m in ("none", "mmd", "dann", "uda")]
+    for a, seeds in zip(arms, ((0,), (1,), (), (0, 1, 2)), strict=True):
+        for seed in seeds:
+            del a.records[seed]["paper"]  # type: ignore[attr-defined]
+    drawn = {}
+    for name in ("church", "isomap", "confusion"):
+        monkeypatch.setattr(
+            figures.get(name),
+            "figure",
+            lambda records, names, name=name, **o: drawn.update({name: (records, names, o)}),
+        )
+    monkeypatch.setattr(drawing, "save", lambda fig, path: None)
+    made = drawing._spaces(arms, "tiny", tmp_path)
+    assert all(caption.startswith("tiny, training seed 2 alone.") for _, caption in made)
+    assert drawn["church"][1] == ["none", "mmd", "dann"]
+    assert drawn["church"][0] == [a.records[2]["paper"] for a in arms[:3]]
+    assert drawn["isomap"][2]["shallow"] == [a.records[2]["y1"] for a in arms[:3]]
+    assert drawn["confusion"][0][:2] == [arms[0].records[2]["y10"], arms[0].records[2]["y1"]]
+    del arms[2].records[2]["paper"]  # type: ignore[attr-defined]
+    assert drawing._spaces(arms, "tiny", tmp_path) == []
+    assert "no training seed was attacked in all methods" in capsys.readouterr().err
+
+
+def test_ratio_over_few_galaxies_covers_the_truth():
+    """Three of a hundred galaxies are flipped by both networks: the others make the interval no narrower."""
+    rng, inside = np.random.default_rng(3), 0
+    for _ in range(400):
+        first, second = rng.lognormal(0, 0.3, (2, 1, 100)) * np.array([2.0, 1.0])[:, None, None]
+        found = measures.pooled(first, second, np.arange(100)[None] < 3)
+        inside += found.low <= 2.0 <= found.high
+    assert inside / 400 > 0.91
 
 
 def test_pooled_ratio_covers_the_truth():
@@ -510,12 +670,14 @@ def test_the_fall_of_none(lost, half, seeds, verdict):
         ([row("mmd", 0.12), row("dann", 0.09)], "undecided"),
         ([row("mmd", 0.12), row("dann", 0.11, half=0.2)], "undecided"),
         ([row("mmd", 0.12, seeds=1), row("dann", 0.11, seeds=1)], "undecided"),
+        ([row("mmd", 0.12), row("dann", 0.11), row("uda", 0.0, seeds=1)], "true"),
+        ([row("mmd", 0.12), row("dann", 0.0), row("uda", 0.0, seeds=1)], "undecided"),
         ([row("mmd", 0.12)], "undecided"),
         ([], "undecided"),
     ],
 )
 def test_what_adaptation_regains(rows, verdict):
-    assert predictions._regains(rows)["verdict"] == verdict
+    assert predictions._regains([row("none"), *rows])["verdict"] == verdict
 
 
 def test_only_plain_adaptation_counts():
@@ -530,10 +692,24 @@ def test_only_plain_adaptation_counts():
 def test_a_claim_about_every_method(values, verdict):
     rows = [row(m, 0.1) for m in ("mmd", "dann")]
     distance = [
-        {"arch": "convnet", "attack": "paper", "method": m, "trainings": 5, "ratio": {"boundary_scaled": estimate(v)}}
-        for m, v in zip(("mmd", "dann"), values, strict=False)
+        {"arch": "convnet", "attack": "paper", "method": m, "trainings": 5, "ratio": v and {"boundary_scaled": v}}
+        for m, v in zip(("none", "mmd", "dann"), [None, *map(estimate, values)], strict=False)
     ]
-    assert predictions._farther(rows, distance, "convnet")["verdict"] == verdict
+    found = predictions._farther(rows, distance, "convnet")
+    assert found["verdict"] == verdict
+    assert found["note"] == ("" if values else "without attack or distance: mmd, dann")
+    distance[0]["trainings"] = 1  # a ratio to one network
+    found = predictions._farther(rows, distance, "convnet")
+    assert found["verdict"] == "undecided"
+    assert not values or found["note"] == "a single training of none: its chance is unknown"
+
+
+def test_a_single_training_decides_nothing():
+    said = predictions._regains([row("none", seeds=1), row("mmd", 0.12), row("dann", 0.11)])
+    assert (said["verdict"], said["note"]) == ("undecided", "a single training of none: its chance is unknown")
+    several = [estimate(1.3), estimate(0.5)]
+    assert predictions._every(several, 1.0, [True, False]) == "undecided"
+    assert predictions._every(several, 1.0, [False, True]) == "false"
 
 
 def test_adaptation_against_augment(tmp_path):

@@ -87,6 +87,9 @@ class UDA(Transfer):
     bank : target galaxies of earlier steps that are compared with those of this one; 0: only those of this step.
     temperature : of the cosine classifier.
     warm_up : part of the training over which both terms grow to their weight; 0: from the first step, as published.
+    align, reach : weight of the Sinkhorn divergence of the directions of the latent vectors, from the first step, and
+        how far it moves them (see `sinkhorn`); align = 0: none, as published.
+    norm : "domain": batch statistics for each domain, as published; "shared": of both together.
     serve : the domain whose batch statistics the finished network has: "source", "target", or "pooled" for both.
     """
 
@@ -151,7 +154,8 @@ class UDA(Transfer):
         grown = min(1.0, step.progress / self.warm_up) if self.warm_up else 1.0
         loss = grown * (self.weight * clustering + self.entropy_weight * separation)
         if self.align:
-            loss = loss + self.align * sinkhorn(*map(nn.functional.normalize, (source, target)), BLUR, self.reach)
+            near, far = nn.functional.normalize(source), nn.functional.normalize(target)
+            loss = loss + self.align * sinkhorn(near, far, BLUR, self.reach)
         return loss
 
     def _remember(self, latent: torch.Tensor, probabilities: torch.Tensor) -> None:

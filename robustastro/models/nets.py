@@ -107,8 +107,12 @@ class CosineLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes), between -1 / temperature and 1 / temperature."""
-        z, w = nn.functional.normalize(input, dim=1), nn.functional.normalize(self.weight, dim=1)
-        return nn.functional.linear(z, w) / self.temperature
+        return nn.functional.linear(_unit(input), _unit(self.weight)) / self.temperature
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    """What nn.functional.normalize(vectors, dim=1) does, which has an `out` and could not be followed for attacks."""
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
 def cosine_head(network: nn.Module, temperature: float) -> None:

@@ -177,12 +177,13 @@ def run(
     chosen = {"archs": ",".join(archs), "methods": ",".join(methods), "seeds": seeds, "hours": hours}
     chosen |= {"workers": workers if workers > 1 else None, "device": None if asked_device == "auto" else asked_device}
     command = " ".join([PROGRAM, *(f"--{n} {v}" for n, v in chosen.items() if v is not None and v != ""), rest])
+    known = {p: {a: s[p] for a, s in guessed.items()} | seconds_by_arch(folder, every, p) for p in PARTS}
+    both = {arch: seconds + known[ATTACK][arch] for arch, seconds in known[TRAINING].items()}  # the command does both
     left = []
-    for part, those in ((TRAINING, every), (ATTACK, finished)):
-        known = {a: s[part] for a, s in guessed.items()} | seconds_by_arch(folder, every, part)
+    for part, those, estimates in ((TRAINING, every, both), (ATTACK, finished, known[ATTACK])):
         left += not_run(
-            part, those, reasons[part], {c for c in those if folder.done(c, part)}, known,
-            lambda arch, method, k: f"{PROGRAM} --archs {arch} --methods {method} --seeds {k} {rest}",
+            part, those, reasons[part], {c for c in those if folder.done(c, part)}, estimates,
+            lambda arch, wanted, k: f"{PROGRAM} --archs {arch} --methods {wanted} --seeds {k} {rest}",
         )  # fmt: skip
     about = {
         "command": command, "quick": quick, "mocks": data is None,

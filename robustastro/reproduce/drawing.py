@@ -63,21 +63,27 @@ def draw(arms: Sequence[Arm], rows: Sequence[Mapping[str, Any]], out: Path) -> l
         save(accuracy(those), out / f"accuracy-{arch}.png")
         caption = CAPTION.format(n=those[0]["y10"]["n"])
         made.append((f"accuracy-{arch}.png", f"{arch}. {caption}"))
-        shown = [arm for name in SHOWN if (arm := baseline(arms, arch, name)) and "paper" in arm.records[0]]
-        made += _spaces(shown, arch, out)
+        made += _spaces([arm for name in SHOWN if (arm := baseline(arms, arch, name))], arch, out)
     return made
 
 
 def _spaces(arms: Sequence[Arm], arch: str, out: Path) -> list[tuple[str, str]]:
-    """Church windows, isomaps and confusion matrices of the first training seed of a few methods."""
-    if not arms:
+    """Church windows, isomaps and confusion matrices of one training seed of the methods that were attacked.
+
+    The first seed of which all of them have an attacked training that did not collapse.
+    """
+    places = [{arm.cells[k].seed: k for k in arm.attacked("paper")} for arm in arms]
+    shown = [(arm, at) for arm, at in zip(arms, places, strict=True) if at]
+    common = set.intersection(*(set(at) for _, at in shown)) if shown else set()
+    if not common:
+        say(f"no figures of the latent space of {arch}: no training seed was attacked in all methods")
         return []
-    names = [arm.method for arm in arms]
-    first = [arm.records[0] for arm in arms]
+    seed = min(common)
+    names = [arm.method for arm, _ in shown]
+    first = [arm.records[at[seed]] for arm, at in shown]
     attacked, shallow, deep = ([records[name] for records in first] for name in ("paper", "y1", "y10"))
     both = [record for pair in zip(deep, shallow, strict=True) for record in pair]
     depths = [f"{name} at {depth}" for name in names for depth in ("Y10", "Y1")]
-    seeds = ", ".join(dict.fromkeys(str(arm.cells[0].seed) for arm in arms))
     made = []
     for name, records, called, options in (
         ("church", attacked, names, {"shallow": shallow}),
@@ -88,7 +94,7 @@ def _spaces(arms: Sequence[Arm], arch: str, out: Path) -> list[tuple[str, str]]:
         try:
             module = figures.get(name)
             save(module.figure(records, called, **options), out / file)
-            made.append((file, f"{arch}, training seed {seeds}. {module.caption(records, called, **options)}"))
+            made.append((file, f"{arch}, training seed {seed} alone. {module.caption(records, called, **options)}"))
         except InputError as problem:  # no galaxy flipped, or a head without flat boundaries
             say(f"no figure {name} of {arch}: {problem}")
     return made

@@ -200,6 +200,7 @@ def distances(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "arch": arm.arch, "method": arm.method, "attack": name, "trainings": len(arm.attacked(name)),
+                    "seeds": [arm.cells[k].seed for k in arm.attacked(name)],
                     "attacked": len(arm.pairs(name)[0].ids), "options": options,
                     "success_rate": rate(found["flipped"], found["eligible"]).to_dict(),
                     "flipped": found["flipped"].sum(axis=1), "eligible": found["eligible"].sum(axis=1),
@@ -219,7 +220,7 @@ FLIPS, RATIOS = ("flip", "flip_scaled"), ("boundary_scaled", "shift_y1", "shift_
 
 
 def _distances(arm: Arm, name: str) -> dict[str, np.ndarray]:
-    """Arrays (k, n) of the sound trainings; NaN in `flip` where a galaxy is not flipped."""
+    """Arrays (k, n) of the attacked trainings; NaN in `flip` where a galaxy is not flipped."""
     pairs, scale = arm.pairs(name), arm.scale(name)
     flipped = np.array([p.flipped for p in pairs])
     flip = np.where(flipped, np.array([p.shift for p in pairs]), math.nan)
@@ -284,9 +285,12 @@ def pooled(first: np.ndarray, second: np.ndarray, counted: np.ndarray) -> Estima
 
     Row s of each is of the trainings of seed s. The interval is that of `over_seeds` for the linearised logarithm of
     the ratio (Cochran 1977, Sampling Techniques, section 6.3): which galaxies count may differ between the seeds, where
-    Fieller's needs those that count in all of them. None below two galaxies; `n` counts galaxies.
+    Fieller's needs those that count in all of them. Galaxies that never count tell nothing, so they make no interval
+    narrower. None below two galaxies; `n` counts galaxies.
     """
-    galaxies = int(counted.any(axis=0).sum())
+    known = counted.any(axis=0)
+    first, second, counted = (values[:, known] for values in (first, second, counted))
+    galaxies = int(known.sum())
     if not galaxies:
         return NOTHING
     value, half = _linearised(np.where(counted, first, 0.0), np.where(counted, second, 0.0))

@@ -79,7 +79,7 @@ def render(document: Mapping[str, Any], made: Sequence[tuple[str, str]]) -> str:
         ratio_cells=_ratio_cells,
         published=[(what, arch, said, ours(document, arch, key)) for what, arch, said, key in PUBLISHED],
         predicted=[{**p, "text": _numbers(p)} for p in document["predictions"]],
-        none={row["arch"]: row for row in document["accuracy"] if row["method"] == "none"},
+        without={row["arch"]: row for row in document["accuracy"] if row["method"] == "none"},
         figures=made,
         points=_points,
         percent=_percent,
@@ -101,7 +101,7 @@ def ours(document: Mapping[str, Any], arch: str, key: str) -> str:
         each = ", ".join(f"{row['method']} {_points(row['gain_y1'])}" for row in adapted)
         return each or "not run"
     ratios = [
-        f"{row['method']} {estimate_text(row['ratio'][key])} (n = {row['ratio'][key]['n']})"
+        f"{row['method']} {estimate_text(row['ratio'][key])} (n = {row['ratio'][key]['n']}, {_trainings(row)})"
         for row in document["distances"]
         if row["arch"] == arch and row["attack"] == "paper" and row["ratio"] is not None
         and row["method"] in ("mmd", "mmd+published", "dann")
@@ -109,14 +109,18 @@ def ours(document: Mapping[str, Any], arch: str, key: str) -> str:
     return ", ".join(ratios) or "not run"
 
 
+def _trainings(row: Row) -> str:
+    return f"{row['trainings']} training{'s' * (row['trainings'] > 1)}"
+
+
 def _accuracy_cells(row: Row) -> list[str]:
     kind = "upper bound" if row["target_labels"] else "control" if row["control"] else "adaptation"
     tuned = "" if row["control"] or row["tuned"] == "without target labels" else f", tuned {row['tuned']}"
-    seeds = [100 * value for value in row["y1_by_seed"]]
+    seeds = sorted({f"{100 * value:.1f}" for value in row["y1_by_seed"]}, key=float)
     gain = row["gain_y1"]
     return [
         row["method"], kind + tuned, str(len(row["seeds"])), str(len(row["collapsed"])), _percent(row["y10"]),
-        _percent(row["y1"]), f"{min(seeds):.1f} to {max(seeds):.1f}", _points(row["loss"]),
+        _percent(row["y1"]), " to ".join(dict.fromkeys((seeds[0], seeds[-1]))), _points(row["loss"]),
         "" if row["gain_y10"] is None else _points(row["gain_y10"]), "" if gain is None else _points(gain),
         "" if gain is None or gain["p_corrected"] is None else f"{gain['p_corrected']:.2g}",
     ]  # fmt: skip
@@ -125,7 +129,7 @@ def _accuracy_cells(row: Row) -> list[str]:
 def _pixel_cells(row: Row) -> list[str]:
     each = [f"{m:.3g}" for m in row["flip_distance_by_seed"] if m is not None]
     return [
-        row["method"], row["attack"], str(row["trainings"]), _percent(row["success_rate"]),
+        row["method"], row["attack"], " ".join(str(seed) for seed in row["seeds"]), _percent(row["success_rate"]),
         f"{sum(row['flipped'])} of {sum(row['eligible'])}", f"{' '.join(each)}" or "-",
         estimate_text(row["boundary_scaled"]), estimate_text(row["boundary_scaled_after"]),
         estimate_text(row["shift_y1_scaled"]),

@@ -1,7 +1,7 @@
 """What was foretold before the numbers were known, and what the numbers say: true, false or undecided.
 
-A prediction is true where the interval says so, false where it excludes it, and undecided otherwise, and wherever an
-arm has a single training, whose chance no interval covers.
+A prediction is true where the interval says so, false where it excludes it, and undecided otherwise. A method with a
+single training decides nothing, because no interval covers its chance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def predictions(arms: Sequence[Arm], accuracy: Sequence[Row], distance: Sequence
     for arch in dict.fromkeys(row["arch"] for row in accuracy):
         rows = [row for row in accuracy if row["arch"] == arch]
         adapted = [row for row in rows if adapts(row)]
-        found = [_falls(rows), _regains(adapted), _farther(adapted, distance, arch), _beats(adapted, arms, arch)]
+        found = [_falls(rows), _regains(rows), _farther(adapted, distance, arch), _beats(adapted, arms, arch)]
         answer += [{"arch": arch, **each} for each in found]
     return answer
 
@@ -39,24 +39,26 @@ def _falls(rows: Sequence[Row]) -> dict[str, Any]:
     none = next((row for row in rows if row["method"] == "none"), None)
     if none is None:
         return _said(text, "undecided", [], "none was not run")
-    lost, several = none["loss"], len(none["seeds"]) > 1
-    return _said(text, _verdict(lost, LOST, several), [{"method": "none", "points": lost}], _alone(several))
+    lost, trainings = none["loss"], {"none": len(none["seeds"])}
+    numbers = [{"method": "none", "points": lost}]
+    return _said(text, _verdict(lost, LOST, trainings["none"] > 1), numbers, _alone(trainings))
 
 
-def _regains(adapted: Sequence[Row]) -> dict[str, Any]:
+def _regains(rows: Sequence[Row]) -> dict[str, Any]:
     """Counted: a mean gain of 10 points or more whose interval is above zero, and a mean loss on Y10 of 3 at most."""
     text = (
         f"at least two adaptation methods regain {100 * REGAINED:.0f} points or more on Y1 (interval above zero) and "
         f"lose at most {100 * GIVEN_UP:.0f} on Y10"
     )
-    known = [row for row in adapted if row["gain_y1"] is not None and row["gain_y1"]["value"] is not None]
-    several = all(len(row["seeds"]) > 1 for row in known)
-    yes = [row for row in known if _clear(row)]
-    could = [row for row in known if _possible(row)]
+    known = [row for row in rows if adapts(row) and row["gain_y1"] is not None and row["gain_y1"]["value"] is not None]
+    trainings = {row["method"]: len(row["seeds"]) for row in rows if row["method"] == "none" or row in known}
+    several = {row["method"]: min(len(row["seeds"]), trainings.get("none", 1)) > 1 for row in known}
+    yes = [row for row in known if several[row["method"]] and _clear(row)]
+    could = [row for row in known if not several[row["method"]] or _possible(row)]
     verdict = "true" if len(yes) >= METHODS else "false" if len(could) < METHODS <= len(known) else "undecided"
     numbers = [{"method": r["method"], "points": r["gain_y1"], "y10": r["gain_y10"], "holds": r in yes} for r in known]
-    why = _alone(several) or (f"{len(known)} adaptation methods were run" if len(known) < METHODS else "")
-    return _said(text, verdict if several and known else "undecided", numbers, why)
+    few = f"adaptation methods with a gain: {len(known)}" if len(known) < METHODS else ""
+    return _said(text, verdict, numbers, "; ".join(filter(None, (few, _alone(trainings) if known else ""))))
 
 
 def _clear(row: Row) -> bool:
@@ -71,15 +73,17 @@ def _possible(row: Row) -> bool:
 
 
 def _farther(adapted: Sequence[Row], distance: Sequence[Row], arch: str) -> dict[str, Any]:
-    text = "the scale-free distance to the wrong class grows with adaptation (with every method that was run)"
+    text = "the scale-free distance to the wrong class grows with adaptation (with every method that was attacked)"
+    found = {row["method"]: row for row in distance if row["arch"] == arch and row["attack"] == "paper"}
     names = [row["method"] for row in adapted]
-    rows = [
-        row for row in distance
-        if row["arch"] == arch and row["attack"] == "paper" and row["method"] in names and row["ratio"] is not None
-    ]  # fmt: skip
-    numbers = [{"method": row["method"], "ratio": row["ratio"]["boundary_scaled"]} for row in rows]
-    several = all(row["trainings"] > 1 for row in rows)
-    return _said(text, _every([n["ratio"] for n in numbers], 1.0, several), numbers, _alone(several))
+    known = [m for m in names if m in found and found[m]["ratio"] is not None]
+    numbers = [{"method": m, "ratio": found[m]["ratio"]["boundary_scaled"]} for m in known]
+    trainings = {m: found[m]["trainings"] for m in ("none", *known) if m in found}
+    several = [min(trainings[m], trainings["none"]) > 1 for m in known]
+    missing = [m for m in names if m not in known]
+    without = f"without attack or distance: {', '.join(missing)}" if missing else ""
+    verdict = _every([n["ratio"] for n in numbers], 1.0, several)
+    return _said(text, verdict, numbers, "; ".join(filter(None, (without, _alone(trainings) if known else ""))))
 
 
 def _beats(adapted: Sequence[Row], arms: Sequence[Arm], arch: str) -> dict[str, Any]:
@@ -87,15 +91,15 @@ def _beats(adapted: Sequence[Row], arms: Sequence[Arm], arch: str) -> dict[str, 
     augment = baseline(arms, arch, "augment")
     if augment is None:
         return _said(text, "undecided", [], "augment was not run")
-    numbers, several = [], len(augment.cells) > 1
+    numbers, trainings = [], {"augment": len(augment.cells)}
     for row in adapted:
         arm = baseline(arms, arch, row["method"])
         assert arm is not None  # the rows are of these arms
-        several = several and len(arm.cells) > 1
-        numbers.append(
-            {"method": row["method"], "points": difference(arm.correct("y1"), augment.correct("y1")).to_dict()}
-        )
-    return _said(text, _every([n["points"] for n in numbers], 0.0, several), numbers, _alone(several))
+        trainings[arm.method] = len(arm.cells)
+        points = difference(arm.correct("y1"), augment.correct("y1")).to_dict()
+        numbers.append({"method": arm.method, "points": points})
+    several = [min(trainings[n["method"]], trainings["augment"]) > 1 for n in numbers]
+    return _said(text, _every([n["points"] for n in numbers], 0.0, several), numbers, _alone(trainings))
 
 
 # ---------------------------------------------------------------------- verdicts
@@ -108,14 +112,16 @@ def _verdict(estimate: Row, least: float, several: bool) -> str:
     return "true" if estimate["low"] >= least else "false" if estimate["high"] < least else "undecided"
 
 
-def _every(estimates: Sequence[Row], above: float, several: bool) -> str:
+def _every(estimates: Sequence[Row], above: float, several: Sequence[bool]) -> str:
     """Whether all numbers are above a value: one that is clearly not is enough against it."""
-    each = [_verdict(e, float(np.nextafter(above, np.inf)), several) for e in estimates]
+    least = float(np.nextafter(above, np.inf))
+    each = [_verdict(e, least, more) for e, more in zip(estimates, several, strict=True)]
     return "false" if "false" in each else "true" if each and set(each) == {"true"} else "undecided"
 
 
-def _alone(several: bool) -> str:
-    return "" if several else "one training each: the chance of training is unknown"
+def _alone(trainings: Mapping[str, int]) -> str:
+    single = [method for method, count in trainings.items() if count == 1]
+    return f"a single training of {', '.join(single)}: its chance is unknown" if single else ""
 
 
 def _or(value: float | None, otherwise: float) -> float:

@@ -231,23 +231,26 @@ def not_run(
     estimates: Mapping[str, float],
     command: Callable[[str, str, int], str],
 ) -> list[dict[str, Any]]:
-    """The cells without that part: for each architecture, method and reason the seeds, the command and an estimate.
+    """The cells without that part: methods that lack the same seeds for the same reason, a command and an estimate.
 
     Parameters
     ----------
-    command : of (architecture, method, number of seeds).
+    command : of (architecture, methods joined by commas, number of seeds).
     """
-    groups: dict[tuple[str, str, str], list[int]] = {}
+    seeds: dict[tuple[str, str, str], set[int]] = {}
     for cell in every:
         if cell not in finished:
-            groups.setdefault((cell.arch, cell.method, reasons.get(cell, NOT_ASKED)), []).append(cell.seed)
+            seeds.setdefault((cell.arch, reasons.get(cell, NOT_ASKED), cell.method), set()).add(cell.seed)
+    groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}
+    for (arch, reason, method), missing in seeds.items():
+        groups.setdefault((arch, reason, tuple(sorted(missing))), []).append(method)
     return [
         {
-            "part": part, "arch": arch, "method": method, "seeds": seeds, "reason": reason,
-            "seconds": round(estimates[arch] * len(seeds), 1) if arch in estimates else None,
-            "command": command(arch, method, 1 + max(seeds)),
+            "part": part, "arch": arch, "methods": methods, "seeds": missing, "reason": reason,
+            "seconds": round(estimates[arch] * len(missing) * len(methods), 1) if arch in estimates else None,
+            "command": command(arch, ",".join(methods), 1 + max(missing)),
         }
-        for (arch, method, reason), seeds in groups.items()
+        for (arch, reason, missing), methods in groups.items()
     ]  # fmt: skip
 
 
