@@ -124,11 +124,11 @@ class Loop:
         self.latent.clear()
         self.network.load_state_dict(self.best)
         self.averaged = None
+        flags = collapse(self._validate(detail=True))  # on the source, as it was trained
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
             self.transfer.finish(self.network, self.target_x)
         final = self._validate(detail=True)
-        flags = collapse(final)
         self.network = self.network.to("cpu", memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
         for parameter in self.network.parameters():
             parameter.requires_grad_(True)  # frozen ones, too

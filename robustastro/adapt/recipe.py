@@ -56,19 +56,26 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """The method, its settings in words that are not the default, and what is added: "mmd+published+entropy"."""
+        """The method, its settings that are not the default, and what is added: "mmd+published+entropy"."""
         chosen, published = find_method(self.method), self.options.get("settings") == "published"
         usual = {**chosen.options, **(chosen.published if published else {}), "settings": self.options.get("settings")}
-        words = [f"{n}-{v}" for n, v in self.options.items() if isinstance(v, str) and v != usual.get(n)]
+        changed = [(n, v) for n, v in self.options.items() if v != usual.get(n)]
+        words = [f"{n}-{v if isinstance(v, str) else format(v, 'g')}" for n, v in changed]
         parts = [
             self.method,
             "published" if published else "",
             *words,
+            f"average-{self.average:g}" if self.average not in (None, self._usual_average) else "",
             f"fisher-{self.fisher}" if self.fisher else "",
             "entropy" if self.entropy else "",
             "init" if self.init else "",
         ]
         return "+".join(part for part in parts if part)
+
+    @property
+    def _usual_average(self) -> float:
+        """The method's own, which is none with published settings: no source averaged its weights."""
+        return 0.0 if self.options.get("settings") == "published" else find_method(self.method).average
 
     def resolved(self) -> Recipe:
         """The same with every option of the method filled in.
@@ -95,7 +102,7 @@ class Recipe:
             raise unknown_name("form of the Fisher loss", self.fisher, FISHER[1:])
         if not self.entropy >= 0:
             raise InputError(f"entropy = {self.entropy}", "a weight of 0 or more", "0.05 was published")
-        average = chosen.average if self.average is None else self.average
+        average = self._usual_average if self.average is None else self.average
         if not 0 <= average < 1:
             raise InputError(f"average = {average}", "0 <= average < 1", "0.99 keeps the mean of some 100 steps")
         if self.freeze and not self.init:

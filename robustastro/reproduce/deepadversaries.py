@@ -51,6 +51,7 @@ from robustastro.reproduce.study import (
 FIRST = ("none", "mmd", "dann", "uda", "augment", "supervised_target")
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {name: {"method": name} for name in (*FIRST, "coral", "cdan", "sinkhorn", "adabn", "at")}
+    | {f"{method}+average-0.99": {"method": method, "average": 0.99} for method in ("none", "augment")}
     | {f"{method}+published": {"method": method, "options": {"settings": "published"}} for method in ("mmd", "dann")}
     | {f"{method}+fisher-ratio": {"method": method, "fisher": "ratio"} for method in ("mmd", "dann")}
     | {f"{method}+entropy": {"method": method, "entropy": 0.05} for method in ("mmd", "dann")}

@@ -135,6 +135,7 @@ def accuracies(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             "collapsed": [c.seed for c, bad in zip(arm.cells, arm.collapsed, strict=True) if bad],
             "control": about.control, "target_labels": about.target_labels, "tuned": about.tuned,
             "y10": over_seeds(y10).to_dict(), "y1": over_seeds(y1).to_dict(), "loss": loss(y10, y1).to_dict(),
+            "apart_by_seed": [_apart(t) for t in arm.trainings],
             "y10_by_seed": y10.mean(axis=1), "y1_by_seed": y1.mean(axis=1), "gain_y10": None, "gain_y1": None,
         }  # fmt: skip
         if none is not None and none is not arm:
@@ -146,6 +147,11 @@ def accuracies(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         for gain, p in zip(those, holm(np.array([_nan(g["p"]) for g in those])), strict=True):
             gain["p_corrected"] = p
     return jsonable(rows)
+
+
+def _apart(training: Mapping[str, Any]) -> float:
+    """Proxy A-distance of the domains in a training's latent space, NaN where it was not measured."""
+    return _nan(((training.get("domain_gap") or {}).get("proxy_a_distance") or {}).get("value"))
 
 
 def loss(y10: np.ndarray, y1: np.ndarray) -> Estimate:

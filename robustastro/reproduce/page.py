@@ -123,6 +123,7 @@ def _accuracy_cells(row: Row) -> list[str]:
         _percent(row["y1"]), " to ".join(dict.fromkeys((seeds[0], seeds[-1]))), _points(row["loss"]),
         "" if row["gain_y10"] is None else _points(row["gain_y10"]), "" if gain is None else _points(gain),
         "" if gain is None or gain["p_corrected"] is None else f"{gain['p_corrected']:.2g}",
+        " ".join(f"{value:.2f}" for value in row["apart_by_seed"] if value is not None) or "-",
     ]  # fmt: skip
 
 

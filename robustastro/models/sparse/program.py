@@ -154,7 +154,9 @@ def _in_place(node: fx.Node) -> bool:
         given = dict(node.kwargs)
         with contextlib.suppress(TypeError, ValueError):  # built-in functions may have no signature
             given |= inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments  # type: ignore[arg-type]
-        return bool(given.get("inplace")) or given.get("out") is not None or node.target in WRITING or name.endswith("_")
+        return (
+            bool(given.get("inplace")) or given.get("out") is not None or node.target in WRITING or name.endswith("_")
+        )
     return False
 
 
