@@ -88,8 +88,8 @@ def main() -> None:
     with shown():
         data, about = _prepare(arguments.data, runs)
         tasks = _tasks(arguments)
-        rows = _run(tasks, data, arguments, about["digest"])
-    document = _document(rows, tasks, about, arguments)
+        rows, refused = _run(tasks, data, arguments, about["digest"])
+    document = _document(rows, refused, tasks, about, arguments)
     write_whole(arguments.out / "results.json", lambda file: file.write_text(json.dumps(document, indent=1) + "\n"))
     save(_figure(document), arguments.out / "accuracy.png")
     page = _page(document)
@@ -239,13 +239,18 @@ def _recipe(task: Task, epochs: int) -> Recipe:
     return Recipe(method=task.method, seed=seed, epochs=epochs, batch=BATCH, options=options).resolved()
 
 
-def _run(tasks: Sequence[Task], data: Data, arguments: argparse.Namespace, digest: str) -> dict[Task, dict[str, Any]]:
-    """Rows of all trainings that are done; those that are not there are made, in processes of one thread."""
+def _run(
+    tasks: Sequence[Task], data: Data, arguments: argparse.Namespace, digest: str
+) -> tuple[dict[Task, dict[str, Any]], dict[Task, str]]:
+    """Rows of all trainings that are done, and why others were refused; what is not there is made, in processes of one
+    thread.
+    """
     folder, epochs = arguments.out / "runs", arguments.epochs
     rows = {task: row for task in tasks if (row := _read(task, folder, epochs, digest)) is not None}
+    refused: dict[Task, str] = {}
     todo = [task for task in tasks if task not in rows]
     if not todo:
-        return rows
+        return rows, refused
     torch.set_num_threads(1)
     started = time.monotonic()
     train(replace(_recipe(Task("none", 0), epochs), epochs=1), data.source)
@@ -266,13 +271,14 @@ def _run(tasks: Sequence[Task], data: Data, arguments: argparse.Namespace, diges
                 task = running.pop(future)
                 try:
                     rows[task] = future.result() | {"digest": digest}
-                except InputError as problem:  # a method that does not fit these data; it is reported as not run
+                except InputError as problem:  # a method that does not fit these data; it is reported with the reason
+                    refused[task] = " ".join(str(problem).split())
                     say(f"{task.name}: {problem}")
                     continue
                 text = json.dumps(jsonable(rows[task])) + "\n"
                 write_whole(folder / f"{task.name}.json", lambda file, text=text: file.write_text(text))
                 say(f"{task.name}: {rows[task]['seconds']:.0f} s; {len(rows)} of {len(tasks)}")
-    return rows
+    return rows, refused
 
 
 def _read(task: Task, folder: Path, epochs: int, digest: str) -> dict[str, Any] | None:
@@ -357,7 +363,11 @@ def verdict(gains: Sequence[tuple[Difference, float]]) -> str:
 
 
 def _document(
-    rows: Mapping[Task, Mapping[str, Any]], tasks: Sequence[Task], about: Mapping[str, Any], arguments: Any
+    rows: Mapping[Task, Mapping[str, Any]],
+    refused: Mapping[Task, str],
+    tasks: Sequence[Task],
+    about: Mapping[str, Any],
+    arguments: Any,
 ) -> dict[str, Any]:
     """results.json: every number of the page."""
     by = {m: [rows[t] for t in tasks if t in rows and t.method == m and t.fold is None] for m in arguments.methods}
@@ -397,7 +407,7 @@ def _document(
             "gaining": [m for m, (d, p) in gains.items() if d.estimate.value > 0 and p < 0.05],
             "methods": list(gains),
         },
-        "not_run": _not_run(tasks, rows),
+        "not_run": _not_run(tasks, rows, refused),
     })  # fmt: skip
 
 
@@ -420,20 +430,25 @@ def _numbers(method: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return numbers
 
 
-def _not_run(tasks: Sequence[Task], rows: Mapping[Task, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What is missing, by method, with how long it takes."""
+def _not_run(
+    tasks: Sequence[Task], rows: Mapping[Task, Mapping[str, Any]], refused: Mapping[Task, str]
+) -> list[dict[str, Any]]:
+    """What is missing, by method: why it was refused, or how long it takes."""
     known = [row["seconds"] / COST.get(task.method, 2.0) for task, row in rows.items()]
-    missing: dict[str, list[Task]] = {}
+    each = statistics.median(known) / 60 if known else None  # of `none`, in minutes
+    missing: dict[tuple[str, str | None], list[Task]] = {}
     for task in tasks:
         if task not in rows:
-            missing.setdefault(task.method if task.fold is None else "cross-validation", []).append(task)
+            what = task.method if task.fold is None else "cross-validation"
+            missing.setdefault((what, refused.get(task)), []).append(task)
     return [
         {
             "what": what,
             "trainings": len(left),
-            "minutes": len(left) * statistics.median(known) * COST.get(left[0].method, 2.0) / 60 if known else None,
+            "refused": reason,
+            "minutes": None if reason or each is None else len(left) * each * COST.get(left[0].method, 2.0),
         }
-        for what, left in missing.items()
+        for (what, reason), left in missing.items()
     ]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from perturbations.errors import InputError
 from robustastro.adapt.cdan import CDAN, certainty_weights, multilinear
 from robustastro.adapt.coral import coral, covariance
-from robustastro.adapt.dann import DANN, domain_loss, reversal_schedule
+from robustastro.adapt.dann import DANN, DomainClassifier, domain_loss
 from robustastro.adapt.entropy import Entropy, mean_entropy
 from robustastro.adapt.fisher import Fisher, scatters
 from robustastro.adapt.mmd import MMD, PUBLISHED, WIDTHS, mmd, published_mmd
@@ -207,20 +207,41 @@ def test_the_domain_loss_is_a_balanced_cross_entropy():
     assert float(domain_loss(s, t, 5.0 * first, 0.1 * first)) == pytest.approx(by_hand)
 
 
-def test_the_adversary_learns_and_the_latent_vectors_unlearn(setting):
-    """The same classifier by hand: its own gradient as it is, theirs turned round and scaled by the schedule."""
+@pytest.mark.parametrize("progress", [0.0, 0.02, 0.3, 1.0])
+def test_the_adversary_learns_and_the_latent_vectors_unlearn(setting, progress):
+    """The same classifier by hand: its own gradient as it is, theirs turned round and scaled by the schedule.
+
+    2 / (1 + exp(-10 p)) - 1 is tanh(5 p): nothing at the start.
+    """
     s, t = (x.float() for x in clouds())
     term = DANN(setting, 2.0, 0.7, 16, 0.0, 0.0, 0.0)
     both = torch.cat([s, t]).requires_grad_(True)
-    loss = term(step(both[:12], both[12:], progress=0.3))
+    loss = term(step(both[:12], both[12:], progress=progress))
     ours = torch.autograd.grad(loss, [both, *term.parameters()])
     plain = both.detach().clone().requires_grad_(True)
     logits = term.domain.classifier(plain).squeeze(1)
     by_hand = 2.0 * domain_loss(logits[:12], logits[12:])
     theirs = torch.autograd.grad(by_hand, [plain, *term.parameters()])
-    assert float(loss) == pytest.approx(float(by_hand))
-    assert torch.allclose(ours[0], -0.7 * reversal_schedule(0.3) * theirs[0], rtol=1e-5)
+    assert loss.item() == pytest.approx(by_hand.item())
+    assert theirs[0].abs().max() > 1e-3
+    assert torch.allclose(ours[0], -0.7 * math.tanh(5 * progress) * theirs[0], rtol=1e-5, atol=1e-9)
     assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(ours[1:], theirs[1:], strict=True))
+
+
+def test_the_adversary_holds_the_length_of_the_latent_vectors_constant():
+    """The gradient is that of vectors divided by a number: their mean length takes no part in it."""
+    s, t = (x.float() for x in clouds())
+    domain = DomainClassifier(4, 0.7, 16, 4.0, 0.0, 0.0)
+    both = torch.cat([s, t]).requires_grad_(True)
+    logits = domain(both, 0.3)
+    (ours,) = torch.autograd.grad(domain_loss(logits[:12], logits[12:]), both)
+    factor = 4.0 / float(np.linalg.norm(both.detach().numpy(), axis=1).mean())
+    scaled = (factor * both.detach()).requires_grad_(True)
+    logits = domain.classifier(scaled).squeeze(1)
+    (theirs,) = torch.autograd.grad(domain_loss(logits[:12], logits[12:]), scaled)
+    along = float((ours * both.detach()).sum())
+    assert abs(along) > 1e-3 * float(ours.norm() * both.detach().norm())  # with the length it would be zero
+    assert torch.allclose(ours, -0.7 * math.tanh(1.5) * factor * theirs, rtol=1e-4, atol=1e-8)
 
 
 def test_the_tuned_adversary_sees_vectors_of_length_scale_through_layers_of_gain_one(setting):

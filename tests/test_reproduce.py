@@ -266,8 +266,35 @@ def test_the_command_line_names_the_nearest_study(capsys):
 def test_nothing_finished_is_no_page(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "domains", lambda setting, progress: depths())
     with pytest.raises(InputError, match="no training is finished"):
-        study.run(tmp_path, size=SMALL, hours=0, device="cpu", progress=quiet)
+        study.run(tmp_path, size=SMALL, hours=1e-9, device="cpu", progress=quiet)
     assert not (tmp_path / "index.md").exists()
+
+
+def test_no_hours_begin_no_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "domains", lambda setting, progress: pytest.fail("galaxies were made"))
+    with pytest.raises(InputError, match="no training is finished"):
+        study.run(tmp_path / "out", size=SMALL, hours=0, device="cpu", progress=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["index.md", "results.json", "runs/mmd-0.pt"])
+def test_results_that_are_of_no_study_are_not_written_over(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(study, "domains", lambda setting, progress: pytest.fail("galaxies were made"))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / name).write_text("of others")
+    with pytest.raises(InputError, match=f"holds {name.split('/')[0]} and no runs/study.json"):
+        study.run(tmp_path, size=SMALL, device="cpu", progress=quiet)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "of others"
+
+
+def test_what_is_asked_for_twice_is_run_once(again, monkeypatch):
+    _, run = again
+    asked = []
+    monkeypatch.setattr(study, "run_cells", lambda folder, cells, *a, **k: asked.append(cells) or {})
+    document = run(methods=("mmd", "none", "mmd"), archs=("tiny", "tiny"))
+    assert asked == 2 * [[Cell("tiny", "none", 0), Cell("tiny", "mmd", 0)]]
+    assert "--archs tiny --methods mmd,none " in document["command"]
 
 
 def test_the_files_of_the_authors_without_flux(tmp_path, capsys):

@@ -141,13 +141,17 @@ def run(
 
     Raises
     ------
-    InputError : an unknown method or architecture, or a folder with another study.
+    InputError : an unknown method or architecture, a folder with another study or with other results, or hours in
+        which no training is finished.
     """
+    archs, methods = tuple(dict.fromkeys(archs)), tuple(dict.fromkeys(methods))
     asked_device, device = device, commands.device_of(device)
     size = size or (QUICK if quick else FULL if device != "cpu" else _slower(FULL))
     wanted_archs = archs or tuple(size.cells)
     _check(wanted_archs, methods, size.seeds if seeds is None else seeds, hours, workers)
     setting, folder = Setting(out, size, data, device), Folder(out)
+    if folder.stored() is None and hours == 0:
+        raise _nothing_finished()
     standard = [c for arch, names in size.cells.items() for c in _cells(arch, names, size.seeds)]
     asked = [
         c for arch in wanted_archs for c in _cells(arch, methods or size.cells.get(arch, FIRST), seeds or size.seeds)
@@ -173,7 +177,7 @@ def run(
         )  # fmt: skip
     finished = [c for c in every if folder.done(c, TRAINING) is not None]
     if not finished:
-        raise InputError("no training is finished", "one or more", "allow more --hours")
+        raise _nothing_finished()
     rest = " ".join([*(["--quick"] if quick else []), *([] if data is None else [f"--data {data}"]), f"--out {out}"])
     chosen = {"archs": ",".join(archs), "methods": ",".join(methods), "seeds": seeds, "hours": hours}
     chosen |= {"workers": workers if workers > 1 else None, "device": None if asked_device == "auto" else asked_device}
@@ -197,6 +201,10 @@ def run(
         ),
     }  # fmt: skip
     return page.write(folder, finished, about, left, progress)
+
+
+def _nothing_finished() -> InputError:
+    return InputError("no training is finished", "one or more", "allow more --hours")
 
 
 def _slower(size: Size) -> Size:

@@ -63,6 +63,26 @@ class Folder:
     def finish(self, cell: Cell, part: str, facts: Mapping[str, Any]) -> None:
         _write(self.path / "runs" / cell.name / f"{part}.json", facts)
 
+    def stored(self) -> dict[str, Any] | None:
+        """What study.json says, or None where no study was begun.
+
+        Raises
+        ------
+        InputError : not a place to write, or a folder with results that are of no study.
+        """
+        refuse_place(self.path, folder=True)
+        runs = self.path / "runs"
+        there = _read(runs / "study.json")
+        others = [name for name in ("index.md", "results.json") if (self.path / name).exists()]
+        if runs.exists() and any(runs.iterdir()):
+            others.append("runs")
+        if there is None and others:
+            raise InputError(
+                f"{self.path} holds {', '.join(others)} and no runs/study.json",
+                "the folder of a study, or one without these", "name another --out",
+            )  # fmt: skip
+        return there
+
     def open(self, identity: Mapping[str, Any], cells: Sequence[Cell]) -> list[Cell]:
         """Begin the study or go on with it, and return every cell that it was ever asked for.
 
@@ -73,11 +93,9 @@ class Folder:
 
         Raises
         ------
-        InputError : the folder holds a study of another identity.
+        InputError : the folder holds a study of another identity, or results that are of no study.
         """
-        refuse_place(self.path, folder=True)
-        place = self.path / "runs" / "study.json"
-        stored, wanted = _read(place), jsonable(identity)
+        stored, wanted = self.stored(), jsonable(identity)
         if stored is not None and stored["identity"] != wanted:
             names = [n for n in {**stored["identity"], **wanted} if stored["identity"].get(n) != wanted.get(n)]
             raise InputError(
@@ -86,7 +104,10 @@ class Folder:
             )  # fmt: skip
         before = [] if stored is None else [Cell(*parts) for parts in stored["cells"]]
         every = list(dict.fromkeys([*before, *cells]))
-        _write(place, {"identity": wanted, "cells": [[c.arch, c.method, c.seed] for c in every]})
+        _write(
+            self.path / "runs" / "study.json",
+            {"identity": wanted, "cells": [[c.arch, c.method, c.seed] for c in every]},
+        )
         return every
 
 
