@@ -26,7 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ModelFile = Annotated[Path, typer.Option("--model", help="Bundle (.pt), or weights with --arch and --contract.")]
+ModelFile = Annotated[
+    Path, typer.Option("--model", help="Bundle (.pt) or zoo:NAME, or weights with --arch and --contract.")
+]
 DataFile = Annotated[str | None, typer.Option("--data", help="Images: .h5, .npz, .npy, FITS, or a directory.")]
 Arch = Annotated[str | None, typer.Option(help="convnet, resnet18, or FILE.py:Class (runs that file's code).")]
 Contract = Annotated[Path | None, typer.Option(help="TOML file: how images become the network's input.")]
@@ -186,7 +188,7 @@ def train(
     average: Annotated[
         float | None, typer.Option(help="Decay of a running mean of the weights; default: the method's own.")
     ] = None,
-    init: Annotated[str, typer.Option(help="Trained model to start from: transfer learning.")] = "",
+    init: Annotated[str, typer.Option(help="Bundle (.pt) or zoo:NAME to start from: transfer learning.")] = "",
     freeze: Annotated[
         str,
         typer.Option(help="Layers of --init that stay as they are, separated by commas; features: all but the last."),
@@ -201,6 +203,8 @@ def train(
     """Train a network with or without domain adaptation and write a bundle. Exit status 1: the training collapsed."""
     from robustastro import commands
 
+    if freeze and not _split(freeze):
+        raise InputError(f"--freeze {freeze}", "names of layers, separated by commas", "name one or leave it out")
     settings = {
         "method": method, "arch": arch, "seed": seed, "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
         "patience": patience, "paired": paired, "options": option or [], "fisher": fisher, "entropy": entropy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,11 +28,12 @@ from robustastro.evaluate.engine import choose, evaluate, fitting_set, unseen
 from robustastro.evaluate.plan import Plan, Step, check_bisect
 from robustastro.metrics import critical
 from robustastro.metrics.domain import MOST, proxy_a_distance
-from robustastro.metrics.intervals import proportion
+from robustastro.metrics.intervals import NOTHING, proportion
 from robustastro.metrics.open_set import auroc, called_unknown, entropy, h_score
 from robustastro.metrics.summary import space_difference, summarise
 from robustastro.metrics.tables import estimate_text, space_text, table
-from robustastro.models.bundles import Model, load_model
+from robustastro.models import zoo
+from robustastro.models.bundles import Model, is_bundle, load_model, read_weights
 from robustastro.models.subject import Subject
 from robustastro.progress import Progress, say
 from robustastro.record import Record, refuse_place, write_whole
@@ -94,17 +96,53 @@ def train(
         name, _, value = text.partition("=")
         if not name or not value:
             raise InputError(f"option '{text}'", "name=value", "for instance -p weight=0.5")
+        if name in options:
+            raise InputError(f"option {name} given twice", "each option once", f"leave one -p {name}=... out")
         try:
             options[name] = float(value)
         except ValueError:
             options[name] = value  # a word, where the option takes one
     recipe = Recipe(**{**settings, "options": options}).resolved()
-    if out.suffix != ".pt":
-        raise InputError(f"--out {out}", "a file name ending in .pt", "name the bundle, for instance dann.pt")
-    refuse_place(out, folder=False)
+    _check_places(out, recipe.init)
     from_source = open_data(source, reading)
     from_target = None if target is None else open_data(target, reading)
     return fit(recipe, from_source, from_target, out, device_of(device), progress)
+
+
+def _check_places(out: Path, init: str) -> None:
+    """Refuse, before any work, a bundle, record or checkpoint that cannot be written or would replace something else.
+
+    Also a model to start from that is no bundle.
+    """
+    if out.suffix != ".pt" or str(out).startswith(zoo.PREFIX):
+        raise InputError(f"--out {out}", "a file name ending in .pt", "name the bundle, for instance dann.pt")
+    places = [out, out.with_suffix(".json"), out.with_suffix(".partial")]
+    for place in places:
+        refuse_place(place, folder=False)
+    if places[1].exists() and not _is_training_record(places[1]):
+        raise InputError(
+            f"--out {out} would replace {places[1]}, which is not the record of a training",
+            "a name whose .json is free", "name another --out",
+        )  # fmt: skip
+    if not init:
+        return
+    _, start = zoo.resolve(init)
+    if os.path.realpath(start) in map(os.path.realpath, places):
+        raise InputError(f"--out {out} would replace --init {init}", "another file", "name another --out")
+    if not is_bundle(read_weights(start)[0]):
+        raise InputError(
+            f"--init {init} holds weights only",
+            "--init takes a bundle",
+            "train one with robustastro train, or zoo:NAME",
+        )
+
+
+def _is_training_record(path: Path) -> bool:
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(stored, dict) and {"recipe", "history"} <= stored.keys()
 
 
 def fit(
@@ -177,7 +215,9 @@ def _domain_gap(trained: Trained, source: Galaxies, target: Galaxies, device: st
     near = near.take([place[name] for name in far.ids]) if common else choose(near, MOST)
     subject = Subject(trained.network, trained.contract, device=device)
     seen = [subject.outputs(stretched(g, trained.contract)) for g in (near, far)]
-    distance = proxy_a_distance(*(s.latent.double().numpy() for s in seen), paired=bool(common))
+    latents = [s.latent.double().numpy() for s in seen]
+    finite = all(np.isfinite(latent).all() for latent in latents)  # not so of a training that diverged
+    distance = proxy_a_distance(*latents, paired=bool(common)) if finite else NOTHING
     shares = [torch.bincount(s.logits.argmax(dim=1)).double() / len(s.logits) for s in seen]
     return {
         "proxy_a_distance": distance.to_dict(),

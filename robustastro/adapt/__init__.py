@@ -5,6 +5,7 @@ A method is an entry of `METHODS` and a `Transfer` in a file of its own (`transf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -44,6 +45,44 @@ class Method:
     tuned: str = "without target labels"
     average: float = 0.0
 
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from low to high, the ends included but for those that are open; `whole`: only whole ones."""
+
+    low: float
+    high: float = math.inf
+    whole: bool = False
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below and (not self.whole or value == int(value))
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a finite number"
+        high = f" and {'below' if self.open_high else 'at most'} {self.high:g}" if self.high < math.inf else ""
+        return f"{kind} {'above' if self.open_low else 'of at least'} {self.low:g}{high}"
+
+
+SWITCH, POSITIVE, SHARE = Range(0, 1, whole=True), Range(0, open_low=True), Range(0, 1)
+
+# Of the numbers among the options of any method: an option of one name means the same in all of them.
+RANGES: Mapping[str, Range] = MappingProxyType(
+    {
+        **dict.fromkeys(("weight", "entropy_weight", "align", "margin", "reversal", "scale"), Range(0)),
+        **dict.fromkeys(("spectral", "entropy_weighted", "dynamic", "scaled"), SWITCH),
+        **dict.fromkeys(("blur", "temperature", "reach"), POSITIVE),
+        **dict.fromkeys(("share", "warm_up", "epsilon"), SHARE),
+        "dropout": Range(0, 1, open_high=True),
+        "hidden": Range(1, 65536, whole=True),
+        "top": Range(1, 65536, whole=True),
+        "bank": Range(0, 1_000_000, whole=True),
+        "steps": Range(1, 10_000, whole=True),
+    }
+)
 
 SETTINGS = {"settings": ("tuned", "published")}
 

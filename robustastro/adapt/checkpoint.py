@@ -38,11 +38,16 @@ def kept(checkpoint: Path, identity: str) -> dict[str, Any] | None:
 
     Raises
     ------
-    InputError : the file belongs to another training.
+    InputError : the file is damaged, or belongs to another training.
     """
     if not checkpoint.exists():
         return None
-    state, _ = read_weights(checkpoint)
+    try:
+        state, _ = read_weights(checkpoint)
+    except InputError:
+        raise InputError(
+            f"{checkpoint} is damaged", "the checkpoint of a training", "delete it; the training starts anew"
+        ) from None
     if not isinstance(state, dict) or state.get("identity") != identity:
         raise InputError(
             f"{checkpoint} belongs to another training",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from perturbations.errors import InputError, unknown_name
-from robustastro.adapt import Method, Options
+from robustastro.adapt import RANGES, Method, Options
 from robustastro.adapt import method as find_method
 
 FISHER = ("", "ratio", "difference")
@@ -90,17 +91,17 @@ class Recipe:
             raise InputError(
                 f"seed {self.seed}, patience {self.patience}", "0 <= seed < 2^31, patience >= 0", "correct them"
             )
-        if not self.weight_decay >= 0 or not 0 <= self.warm_up <= 1:
+        if not 0 <= self.weight_decay < math.inf or not 0 <= self.warm_up <= 1:
             raise InputError(
                 f"weight_decay {self.weight_decay}, warm_up {self.warm_up}", "0 or more, and a share from 0 to 1",
                 "correct them",
             )  # fmt: skip
         for name in ("epochs", "batch", "learning_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} = {getattr(self, name)}", f"{name} > 0", "correct the training options")
         if self.fisher not in FISHER:
             raise unknown_name("form of the Fisher loss", self.fisher, FISHER[1:])
-        if not self.entropy >= 0:
+        if not 0 <= self.entropy < math.inf:
             raise InputError(f"entropy = {self.entropy}", "a weight of 0 or more", "0.05 was published")
         average = self._usual_average if self.average is None else self.average
         if not 0 <= average < 1:
@@ -122,5 +123,7 @@ def _options(chosen: Method, given: Mapping[str, float | str]) -> dict[str, floa
             raise InputError(f"{name} = {value} of {chosen.name}", kind, f"for instance -p {name}={default}")
         if name in chosen.choices and value not in chosen.choices[name]:
             raise unknown_name(f"{name} of {chosen.name}", str(value), chosen.choices[name])
+        if not isinstance(value, str) and value not in RANGES[name]:
+            raise InputError(f"{name} = {value} of {chosen.name}", str(RANGES[name]), f"the default is {default}")
     changed = chosen.published if given.get("settings") == "published" else {}
     return {**chosen.options, **changed, **given}

@@ -39,7 +39,7 @@ def start_from(network: nn.Module, init: Model, recipe: Recipe, contract: InputC
 
     Raises
     ------
-    InputError : another architecture, weights that do not fit, or the same bands in another order.
+    InputError : another architecture, weights that do not fit or are not finite, or the same bands in another order.
     """
     if init.arch != recipe.arch:
         raise InputError(
@@ -61,6 +61,12 @@ def start_from(network: nn.Module, init: Model, recipe: Recipe, contract: InputC
         raise InputError(
             f"--init {init.path}: {odd[0]} is {tuple(given[odd[0]].shape) if odd[0] in given else 'missing'}",
             f"{tuple(own[odd[0]].shape)}, of the same bands and image size", "use images of that size and bands",
+        )  # fmt: skip
+    broken = [name for name in own if not torch.isfinite(given[name]).all()]
+    if broken:
+        raise InputError(
+            f"--init {init.path}: {broken[0]} has values that are not finite", "a model whose training went well",
+            "start from another one",
         )  # fmt: skip
     network.load_state_dict({name: given[name] for name in own})
     return new_head
