@@ -115,7 +115,9 @@ def test_every_training_goes_on_to_the_same_weights(blobs, other, tmp_path, chan
         ({"method": "mmd"}, "mmd"),
         ({"method": "mmd", "options": {"settings": "published"}}, "mmd+published"),
         ({"method": "mmd", "options": {"kernels": "published"}}, "mmd+kernels-published"),
-        ({"method": "at", "options": {"attack": "pixel", "epsilon": 0.1}}, "at+attack-pixel"),
+        ({"method": "at", "options": {"attack": "pixel", "epsilon": 0.1}}, "at+attack-pixel+epsilon-0.1"),
+        ({"method": "none", "average": 0.99}, "none+average-0.99"),
+        ({"method": "dann", "average": 0.99}, "dann"),
         ({"method": "augment", "options": {"with": "depth"}}, "augment+with-depth"),
         ({"method": "coral", "fisher": "ratio", "entropy": 0.05, "init": "m.pt"}, "coral+fisher-ratio+entropy+init"),
     ],
@@ -422,7 +424,7 @@ def test_adversarial_training_of_no_size_is_none(blobs):
 
 @pytest.mark.parametrize("options", [{"epsilon": 1.5}, {"epsilon": -0.1}, {"steps": 0}, {"steps": 2.5}])
 def test_wrong_budgets_are_refused(blobs, options):
-    with pytest.raises(InputError, match="epsilon ="):
+    with pytest.raises(InputError, match="epsilon = |steps = "):
         train(recipe("at", options=options), blobs)
 
 
@@ -648,7 +650,7 @@ def test_the_command_line_gives_each_option_to_the_training(blobs, other, model,
     assert (found["fisher"], found["entropy"], found["average"]) == ("ratio", 0.05, 0.9)
     assert (found["init"], found["freeze"]) == (model, ["conv1", "bn1"])
     assert found["options"]["weight"] == METHODS["mmd"].published["weight"]
-    assert result["method"] == "mmd+published+fisher-ratio+entropy+init"
+    assert result["method"] == "mmd+published+average-0.9+fisher-ratio+entropy+init"
     assert all({"fisher_loss", "entropy_loss", "transfer_loss"} <= set(epoch) for epoch in result["history"])
     trained, stored = load_model(tmp_path / "m.pt").network, load_model(model).network
     assert torch.equal(trained.get_parameter("conv1.weight"), stored.get_parameter("conv1.weight"))
