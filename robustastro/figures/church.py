@@ -167,9 +167,9 @@ def figure(
                 title = f"{name}, galaxy {galaxy}" if wide else f"galaxy {galaxy}"
                 _panel(ax, record.head, seen, at, grid, classes, palette, title)
         for ax in axes[-1]:
-            ax.set_xlabel("way to the attacked image, a")
+            ax.set_xlabel("a (attacked image)")
         for ax in axes[:, 0]:
-            ax.set_ylabel("way to the shallow image, b")
+            ax.set_ylabel("b (shallow image)")
         first = found[0]
         handles: list[Any] = [Patch(facecolor=c, label=name) for name, c in zip(classes, palette, strict=True)]
         for marker, label in zip(MARKERS, ("clean", first.attack, first.shallow), strict=False):
