@@ -1,5 +1,7 @@
 """Shared pieces: a small survey, a few galaxies, a tiny network."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -55,3 +57,11 @@ def contract() -> InputContract:
         classes=("round", "small", "long"),
         stretch=Stretch(kind="linear", low=(-2e3,) * 3, high=(2e4,) * 3),
     )
+
+
+@pytest.fixture
+def other(lsst):
+    """A target domain: other galaxies, brighter and noisier."""
+    galaxies = make_blobs(180, lsst, seed=1, prefix="other")
+    noise = np.random.default_rng(1).normal(0.0, 1200.0, galaxies.images.shape)
+    return dataclasses.replace(galaxies, images=(1.3 * np.asarray(galaxies.images) + noise).astype(np.float32))

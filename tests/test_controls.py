@@ -42,14 +42,6 @@ def recipe(method: str = "none", **changes: Any) -> Recipe:
     return Recipe(**{**QUICK, "method": method, **changes})
 
 
-@pytest.fixture
-def other(lsst):
-    """The target: other galaxies, brighter and noisier."""
-    galaxies = make_blobs(180, lsst, seed=1, prefix="other")
-    noise = np.random.default_rng(1).normal(0.0, 1200.0, galaxies.images.shape)
-    return dataclasses.replace(galaxies, images=(1.3 * np.asarray(galaxies.images) + noise).astype(np.float32))
-
-
 def permuted(galaxies):
     return dataclasses.replace(galaxies, labels=np.random.default_rng(0).permutation(galaxies.labels))
 

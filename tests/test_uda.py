@@ -40,14 +40,6 @@ def recipe(method: str = "uda", **changes: Any) -> Recipe:
     return Recipe(**{**QUICK, "method": method, **changes})
 
 
-@pytest.fixture
-def other(lsst):
-    """The target: other galaxies, brighter and noisier."""
-    galaxies = make_blobs(180, lsst, seed=1, prefix="other")
-    noise = np.random.default_rng(1).normal(0.0, 1200.0, galaxies.images.shape)
-    return dataclasses.replace(galaxies, images=(1.3 * np.asarray(galaxies.images) + noise).astype(np.float32))
-
-
 def term_of(contract, galaxies, latent: int = 2, **changes: Any) -> UDA:
     setting = Setting(nn.Identity(), contract, latent, galaxies, galaxies, 0, 8, torch.ones(3))
     options = dict(Recipe("uda", options={"settings": "published"}).resolved().options) | changes

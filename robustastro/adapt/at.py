@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from perturbations.errors import InputError
 from robustastro.adapt.transfer import Setting, Transfer
 from robustastro.models.subject import run_network
 
@@ -37,12 +36,6 @@ class AdversarialTraining(Transfer):
 
     def __init__(self, setting: Setting, attack: str, epsilon: float, steps: float) -> None:
         super().__init__()
-        if not 0.0 <= epsilon <= 1.0 or steps < 1 or steps != int(steps):
-            raise InputError(
-                f"epsilon = {epsilon:g}, steps = {steps:g}",
-                "epsilon from 0 to 1, 1 or more whole steps",
-                "correct them",
-            )
         self.contract, self.search = setting.contract, {"pgd": self._pgd, "pixel": self._pixel}[attack]
         self.epsilon, self.steps = epsilon, int(steps)
 

@@ -32,8 +32,6 @@ class Augment(Transfer):
 
     def __init__(self, setting: Setting, share: float, **named: str) -> None:
         super().__init__()
-        if not 0.0 <= share <= 1.0:
-            raise InputError(f"share = {share:g}", "0 to 1", "0.5 perturbs half of the galaxies in each epoch")
         self.setting, self.share = setting, share
         self.entries = [get(name.strip()) for name in named["with"].split(",") if name.strip()]
         self._check()
