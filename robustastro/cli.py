@@ -455,11 +455,11 @@ def reproduce(
     module = studies.get(study)
     place = out or Path("reports") / (f"{study}-quick" if quick else study)
     refuse_place(place, folder=True)
+    from robustastro.reproduce.programme import Asked  # torch comes with it
+
+    asked = Asked(place, quick, data, seeds, _split(methods), _split(archs), hours, workers, device)
     with shown() as progress:
-        result = module.run(
-            place, quick=quick, data=data, seeds=seeds, methods=_split(methods), archs=_split(archs), hours=hours,
-            workers=workers, device=device, progress=progress,
-        )  # fmt: skip
+        result = module.run(asked, progress)
     print(json.dumps(result, indent=1) if as_json else place / "index.md")
     if result["failed"]:
         raise typer.Exit(1)

@@ -23,12 +23,20 @@ from robustastro.metrics.significance import over_seeds, ratio
 from robustastro.progress import Progress
 from robustastro.record import Record
 from robustastro.reproduce import deepadversaries as study
-from robustastro.reproduce import drawing, measures, page, predictions
+from robustastro.reproduce import drawing, measures, page, predictions, programme
 from robustastro.reproduce.measures import Arm, rate
+from robustastro.reproduce.programme import Asked
 from robustastro.reproduce.study import Cell, Folder, not_run, run_cells
 
 TRIAL = {"pop": 8, "generations": 2}
 quiet = Progress()
+
+
+def do(out, size=None, **options):
+    """The study in a folder, in the small size."""
+    return study.run(Asked(out, **{"device": "cpu"} | options), quiet, size or SMALL)
+
+
 SMALL = study.Size(
     galaxies=180, epochs=25, batch=12, seeds=1, cells={"tiny": ("none", "mmd")}, attacked={"tiny": 4},
     search={"tiny": TRIAL}, flux=TRIAL,
@@ -48,7 +56,7 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "domains", lambda setting, progress: depths())
-        document = study.run(out, size=SMALL, device="cpu", progress=quiet)
+        document = do(out)
     return out, document
 
 
@@ -58,7 +66,7 @@ def again(finished, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
     monkeypatch.setattr(study, "domains", lambda setting, progress: depths())
-    return out, lambda **options: study.run(out, **{"size": SMALL, "device": "cpu", "progress": quiet} | options)
+    return out, lambda **options: do(out, **options)
 
 
 def test_a_study_leaves_a_page_its_numbers_and_its_models(finished):
@@ -251,7 +259,7 @@ def test_another_study_or_recipe_in_the_folder_is_refused(again):
 )
 def test_wrong_words_are_said_before_anything_is_done(tmp_path, options, said):
     with pytest.raises(InputError, match=said):
-        study.run(tmp_path / "out", progress=quiet, **options)
+        do(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -266,14 +274,14 @@ def test_the_command_line_names_the_nearest_study(capsys):
 def test_nothing_finished_is_no_page(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "domains", lambda setting, progress: depths())
     with pytest.raises(InputError, match="no training is finished"):
-        study.run(tmp_path, size=SMALL, hours=1e-9, device="cpu", progress=quiet)
+        do(tmp_path, hours=1e-9)
     assert not (tmp_path / "index.md").exists()
 
 
 def test_no_hours_begin_no_study(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "domains", lambda setting, progress: pytest.fail("galaxies were made"))
     with pytest.raises(InputError, match="no training is finished"):
-        study.run(tmp_path / "out", size=SMALL, hours=0, device="cpu", progress=quiet)
+        do(tmp_path / "out", hours=0)
     assert not (tmp_path / "out").exists()
 
 
@@ -283,7 +291,7 @@ def test_results_that_are_of_no_study_are_not_written_over(tmp_path, monkeypatch
     (tmp_path / "runs").mkdir()
     (tmp_path / name).write_text("of others")
     with pytest.raises(InputError, match=f"holds {name.split('/')[0]} and no runs/study.json"):
-        study.run(tmp_path, size=SMALL, device="cpu", progress=quiet)
+        do(tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / name]
     assert (tmp_path / name).read_text() == "of others"
 
@@ -291,7 +299,7 @@ def test_results_that_are_of_no_study_are_not_written_over(tmp_path, monkeypatch
 def test_what_is_asked_for_twice_is_run_once(again, monkeypatch):
     _, run = again
     asked = []
-    monkeypatch.setattr(study, "run_cells", lambda folder, cells, *a, **k: asked.append(cells) or {})
+    monkeypatch.setattr(programme, "run_cells", lambda folder, cells, *a, **k: asked.append(cells) or {})
     document = run(methods=("mmd", "none", "mmd"), archs=("tiny", "tiny"))
     assert asked == 2 * [[Cell("tiny", "none", 0), Cell("tiny", "mmd", 0)]]
     assert "--archs tiny --methods mmd,none " in document["command"]
@@ -306,7 +314,7 @@ def test_the_files_of_the_authors_without_flux(tmp_path, capsys):
         for split, which in rows.items():
             np.save(data / f"images_{name}_{split}.npy", galaxies.images[which])
             np.save(data / f"labels_{split}.npy", np.eye(3)[np.asarray(galaxies.labels)[which]])
-    document = study.run(tmp_path / "out", size=SMALL, data=str(data), device="cpu", progress=quiet)
+    document = do(tmp_path / "out", data=str(data))
     assert document["failed"] == 0, document["not_run"]
     assert [row["method"] for row in document["accuracy"]] == ["none", "mmd"]
     assert {row["attack"] for row in document["distances"]} <= {"paper"}

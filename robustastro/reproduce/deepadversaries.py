@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from perturbations.core import get
-from perturbations.errors import InputError, unknown_name
 from robustastro import commands
 from robustastro.adapt.contracts import fit_contract
 from robustastro.adapt.recipe import Recipe
@@ -37,16 +36,8 @@ from robustastro.progress import Progress, say
 from robustastro.record import Record, jsonable
 from robustastro.reproduce import page
 from robustastro.reproduce.measures import ATTACKS
-from robustastro.reproduce.study import (
-    ATTACK,
-    TRAINING,
-    Cell,
-    Folder,
-    not_run,
-    refuse_other_recipes,
-    run_cells,
-    seconds_by_arch,
-)
+from robustastro.reproduce.programme import Asked, Programme, carry_out
+from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder
 
 FIRST = ("none", "mmd", "dann", "uda", "augment", "supervised_target")
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -57,7 +48,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     | {f"{method}+entropy": {"method": method, "entropy": 0.05} for method in ("mmd", "dann")}
 )
 ARCHS, SEEDS = ("convnet", "resnet18"), 5
-PROGRAM = "robustastro reproduce deepadversaries"
 DEPTHS = MappingProxyType({"Y10": 1.0, "Y1": 0.1})
 CLEAN = ("y10", "y1")
 PUBLISHED_SEARCH = {"settings": "published"}
@@ -112,117 +102,54 @@ class Setting:
     device: str
 
 
-def run(
-    out: Path,
-    *,
-    quick: bool = False,
-    data: str | None = None,
-    seeds: int | None = None,
-    methods: Sequence[str] = (),
-    archs: Sequence[str] = (),
-    hours: float | None = None,
-    workers: int = 1,
-    device: str = "auto",
-    progress: Progress,
-    size: Size | None = None,
-) -> dict[str, Any]:
+def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str, Any]:
     """Train, attack, measure, and write the page; return what goes into results.json.
 
     Parameters
     ----------
-    out : directory of index.md, results.json, figures and runs; a study that is there is resumed.
-    quick : few galaxies and epochs, one seed: only to see that everything works.
-    data : folder in the layout of the authors (data Zenodo 5514180); None: mocks.
-    seeds, methods, archs : what to run now; default: all that belongs to the study. The page covers all that was ever
-        asked for in `out`, and says what of the study is not there.
-    hours : trainings that would end later are not begun.
-    workers : trainings side by side, each in a process with its share of the cores.
+    asked : `data` is a folder in the layout of the authors (data Zenodo 5514180).
     size : instead of the full or the quick size.
 
     Raises
     ------
-    InputError : an unknown method or architecture, a folder with another study or with other results, or hours in
-        which no training is finished.
+    InputError : as `programme.carry_out`.
     """
-    archs, methods = tuple(dict.fromkeys(archs)), tuple(dict.fromkeys(methods))
-    asked_device, device = device, commands.device_of(device)
-    size = size or (QUICK if quick else FULL if device != "cpu" else _slower(FULL))
-    wanted_archs = archs or tuple(size.cells)
-    _check(wanted_archs, methods, size.seeds if seeds is None else seeds, hours, workers)
-    setting, folder = Setting(out, size, data, device), Folder(out)
-    if folder.stored() is None and hours == 0:
-        raise _nothing_finished()
-    standard = [c for arch, names in size.cells.items() for c in _cells(arch, names, size.seeds)]
-    asked = [
-        c for arch in wanted_archs for c in _cells(arch, methods or size.cells.get(arch, FIRST), seeds or size.seeds)
-    ]  # fmt: skip
-    y10, y1 = domains(setting, progress)
-    identity = {
-        "data": {name: galaxies.digest() for name, galaxies in zip(DEPTHS, (y10, y1), strict=True)},
-        "size": {n: v for n, v in asdict(size).items() if n not in ("cells", "seeds")},
-    }
-    every = list(dict.fromkeys([*folder.open(identity, asked), *standard]))
-    refuse_other_recipes(folder, every, lambda cell: asdict(recipe_of(cell, size)))
-    measured = {part: seconds_by_arch(folder, every, part) for part in PARTS}
-    unknown = [a for a in dict.fromkeys(c.arch for c in every) if any(a not in known for known in measured.values())]
-    guessed = {arch: seconds_of_cell(setting, arch, y10) for arch in unknown}
-    reasons: dict[str, dict[Cell, str]] = {}
-    started = time.monotonic()
-    for part in PARTS:
-        rest_hours = None if hours is None else max(0.0, hours - (time.monotonic() - started) / 3600.0)
-        reasons[part] = run_cells(
-            folder, [c for c in asked if part == TRAINING or folder.done(c, TRAINING)], part,
-            partial(WORK[part], setting), {a: s[part] for a, s in guessed.items()} | measured[part],
-            hours=rest_hours, workers=workers, progress=progress,
-        )  # fmt: skip
-    finished = [c for c in every if folder.done(c, TRAINING) is not None]
-    if not finished:
-        raise _nothing_finished()
-    rest = " ".join([*(["--quick"] if quick else []), *([] if data is None else [f"--data {data}"]), f"--out {out}"])
-    chosen = {"archs": ",".join(archs), "methods": ",".join(methods), "seeds": seeds, "hours": hours}
-    chosen |= {"workers": workers if workers > 1 else None, "device": None if asked_device == "auto" else asked_device}
-    command = " ".join([PROGRAM, *(f"--{n} {v}" for n, v in chosen.items() if v is not None and v != ""), rest])
-    known = {p: {a: s[p] for a, s in guessed.items()} | seconds_by_arch(folder, every, p) for p in PARTS}
-    both = {arch: seconds + known[ATTACK][arch] for arch, seconds in known[TRAINING].items()}  # the command does both
-    left = []
-    for part, those, estimates in ((TRAINING, every, both), (ATTACK, finished, known[ATTACK])):
-        left += not_run(
-            part, those, reasons[part], {c for c in those if folder.done(c, part)}, estimates,
-            lambda arch, wanted, k: f"{PROGRAM} --archs {arch} --methods {wanted} --seeds {k} {rest}",
-        )  # fmt: skip
-    about = {
-        "command": command, "quick": quick, "mocks": data is None,
-        "mock_parameters": None if data is not None else parameters_hash(), "device": device,
-        "galaxies": {s: len(select(y10, s)) for s in ("train", "valid", "test")}, "same_ids": y10.ids == y1.ids,
-        "not_attacked_in_flux": None if y10.exposure is not None else NO_EXPOSURE,
-        "recipe": {n: v for n, v in asdict(recipe_of(finished[0], size)).items() if n not in ("options", "method")},
-        "size": asdict(size), "failed": sum(
-            reason.startswith("it failed") for found in reasons.values() for reason in found.values()
-        ),
-    }  # fmt: skip
-    return page.write(folder, finished, about, left, progress)
+    device = commands.device_of(asked.device)
+    size = size or (QUICK if asked.quick else FULL if device != "cpu" else _slower(FULL))
+    setting = Setting(asked.out, size, asked.data, device)
 
+    def identity() -> dict[str, Any]:
+        return {
+            "data": {
+                name: galaxies.digest() for name, galaxies in zip(DEPTHS, domains(setting, progress), strict=True)
+            },
+            "size": {n: v for n, v in asdict(size).items() if n not in ("cells", "seeds")},
+        }
 
-def _nothing_finished() -> InputError:
-    return InputError("no training is finished", "one or more", "allow more --hours")
+    def write(finished: Sequence[Cell], about: Mapping[str, Any], left: Sequence[page.Row]) -> dict[str, Any]:
+        y10, y1 = domains(setting, progress)
+        recipe = asdict(recipe_of(finished[0], size))
+        more = {
+            "mocks": asked.data is None, "mock_parameters": None if asked.data is not None else parameters_hash(),
+            "device": device, "galaxies": {s: len(select(y10, s)) for s in ("train", "valid", "test")},
+            "same_ids": y10.ids == y1.ids, "not_attacked_in_flux": None if y10.exposure is not None else NO_EXPOSURE,
+            "recipe": {n: v for n, v in recipe.items() if n not in ("options", "method")}, "size": asdict(size),
+        }  # fmt: skip
+        return page.write(Folder(asked.out), finished, {**about, **more}, left, progress)
+
+    programme = Programme(
+        name="deepadversaries", methods=VARIANTS, standard=size.cells, usual=FIRST, seeds=size.seeds, cells=_cells,
+        recipe=lambda cell: recipe_of(cell, size), identity=identity,
+        guess=lambda arch: seconds_of_cell(setting, arch, domains(setting, progress)[0]),
+        work={TRAINING: partial(train_cell, setting), ATTACK: partial(attack_cell, setting)}, page=write,
+    )  # fmt: skip
+    return carry_out(programme, asked, progress)
 
 
 def _slower(size: Size) -> Size:
     attacked = dict(size.attacked) | {arch: few for arch, (few, _) in SLOW.items()}
     search = dict(size.search) | {arch: options for arch, (_, options) in SLOW.items()}
     return Size(**{**vars(size), "attacked": attacked, "search": search})
-
-
-def _check(archs: Sequence[str], methods: Sequence[str], seeds: int, hours: float | None, workers: int) -> None:
-    for arch in archs:
-        if arch not in ARCHITECTURES:
-            raise unknown_name("architecture", arch, ARCHITECTURES)
-    for method in methods:
-        if method not in VARIANTS:
-            raise unknown_name("method of this study", method, VARIANTS)
-    for name, value, least in (("seeds", seeds, 1), ("workers", workers, 1), ("hours", hours, 0)):
-        if value is not None and not value >= least:
-            raise InputError(f"--{name} {value:g}", f"{least} or more", "correct it")
 
 
 def _cells(arch: str, methods: Sequence[str], seeds: int) -> list[Cell]:
@@ -310,10 +237,6 @@ def _make_records(
                 steps, model, galaxies.with_classes(model.contract.classes), place, seed=0, limit=None,
                 device=setting.device, progress=progress,  # type: ignore[arg-type]
             )  # fmt: skip
-
-
-PARTS = (TRAINING, ATTACK)
-WORK = {TRAINING: train_cell, ATTACK: attack_cell}
 
 
 def records_of(
