@@ -6,7 +6,6 @@ adaptation; accuracy at both depths, and one pixel that a search chooses, on gal
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -15,12 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from perturbations.core import get
 from robustastro import commands
-from robustastro.adapt.contracts import fit_contract
 from robustastro.adapt.recipe import Recipe
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.mocks import Recipe as MockRecipe
@@ -28,16 +23,16 @@ from robustastro.data.mocks import parameters_hash, simulate
 from robustastro.data.readers import read
 from robustastro.data.splits import select
 from robustastro.evaluate.engine import choose
-from robustastro.evaluate.plan import Plan, step
-from robustastro.models.bundles import Model, build, load_model
+from robustastro.evaluate.plan import step
+from robustastro.models.bundles import Model, load_model
 from robustastro.models.nets import ARCHITECTURES
-from robustastro.models.subject import Subject
-from robustastro.progress import Progress, say
-from robustastro.record import Record, jsonable
+from robustastro.progress import Progress
+from robustastro.record import jsonable
 from robustastro.reproduce import page
+from robustastro.reproduce.estimates import seconds_of_parts
 from robustastro.reproduce.measures import ATTACKS
 from robustastro.reproduce.programme import Asked, Programme, carry_out
-from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder
+from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder, finished
 
 FIRST = ("none", "mmd", "dann", "uda", "augment", "supervised_target")
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -232,7 +227,7 @@ def _make_records(
             continue
         steps = [] if options is None else [step("onepixel", options=options)]
         place = folder.record(cell, name)
-        if not _finished(place, model):
+        if not finished(place, model.sha256):
             commands.run(
                 steps, model, galaxies.with_classes(model.contract.classes), place, seed=0, limit=None,
                 device=setting.device, progress=progress,  # type: ignore[arg-type]
@@ -253,58 +248,15 @@ def records_of(
     return wanted
 
 
-def _finished(place: Path, model: Model) -> bool:
-    if not (place / "run.json").exists():
-        return False
-    run = Record.open(place).run
-    return run["timing"] is not None and run["model"]["sha256"] == model.sha256
-
-
 # ---------------------------------------------------------------------- an estimate
 
 
 def seconds_of_cell(setting: Setting, arch: str, y10: Galaxies) -> dict[str, float]:
-    """About how long the parts of a cell take, from a few steps of training and queries of an untrained network.
-
-    Every search is taken to spend all its queries, and training to see all epochs: the truth is mostly less.
-    """
-    size, device = setting.size, torch.device(setting.device)
-    train, test = select(y10, "train"), select(y10, "test")
-    contract = fit_contract(choose(train, 64))
-    shape = y10.images.shape
-    options = {"bands": shape[1], "classes": len(y10.classes), "size": contract.crop or shape[-1]}
-    network = build(arch, options).to(device)
-    x = contract.to_input(train.batch(slice(0, 2 * size.batch)), y10.bands).to(device)
-    network.train()
-    spent = []
-    for _ in range(3):
-        started = time.monotonic()
-        output = network(x)
-        nn.functional.cross_entropy(output, torch.zeros(len(x), dtype=torch.long, device=device)).backward()
-        spent.append(time.monotonic() - started)
-    steps = size.epochs * max(1, len(train) // 2 // size.batch)
-    model = Model(network.cpu().eval(), contract, arch)
-    queries = 0.0
-    for galaxies, options in records_of(arch, size, y10, y10).values():
-        if options is not None:
-            most = get("onepixel").most_queries
-            assert most is not None
-            queries += len(galaxies) * most({**step("onepixel", options=options).options, "shape": shape[1:]})
-    few = choose(test, 1)
-    plan = Plan.of(model, few, [step("onepixel")])
-    subject = Subject(model.network, contract, None, setting.device, plan.chunk, plan.pixels)
-    one = contract.to_input(few.batch(slice(0, 1)), few.bands).to(device)
-    each = _seconds_of_query(subject, one)
-    say(f"{arch}: a step of training takes about {min(spent):.2g} s, a query of the attack {1e3 * each:.2g} ms")
-    return {TRAINING: 1.2 * steps * min(spent), ATTACK: queries * each}
-
-
-def _seconds_of_query(subject: Subject, x: torch.Tensor) -> float:
-    """Of one pixel changed in the image x (1, C, H, W)."""
-    victim, count = subject.victim(x), 100
-    row = torch.arange(count, device=x.device) % min(x.shape[2:])
-    asked = torch.zeros_like(row), row[:, None, None].expand(-1, -1, 2), x.new_zeros(count, 1, x.shape[1])
-    victim.logits_at(*asked)  # the first pass also allocates
-    started = time.monotonic()
-    victim.logits_at(*asked)
-    return (time.monotonic() - started) / count
+    """About how long the parts of a cell take."""
+    size = setting.size
+    attacks = [(len(g), options) for g, options in records_of(arch, size, y10, y10).values() if options is not None]
+    training, attack = seconds_of_parts(
+        arch, y10, setting.device, train=len(select(y10, "train")) // 2, epochs=size.epochs, batch=size.batch,
+        attacks=attacks,
+    )  # fmt: skip
+    return {TRAINING: training, ATTACK: attack}

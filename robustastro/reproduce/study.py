@@ -20,7 +20,7 @@ import numpy as np
 
 from perturbations.errors import InputError
 from robustastro.progress import EVERY, Progress, say
-from robustastro.record import jsonable, refuse_place, write_whole
+from robustastro.record import Record, jsonable, refuse_place, write_whole
 
 Work = Callable[["Cell", Callable[[str, int, int], None]], Mapping[str, Any]]
 TRAINING, ATTACK = "training", "attack"  # the parts of a cell
@@ -109,6 +109,14 @@ class Folder:
             {"identity": wanted, "cells": [[c.arch, c.method, c.seed] for c in every]},
         )
         return every
+
+
+def finished(place: Path, model: str) -> bool:
+    """Whether a record is there, whole, and of the model with that SHA-256."""
+    if not (place / "run.json").exists():
+        return False
+    run = Record.open(place).run
+    return run["timing"] is not None and run["model"]["sha256"] == model
 
 
 def refuse_other_recipes(folder: Folder, cells: Sequence[Cell], recipe: Callable[[Cell], Mapping[str, Any]]) -> None:
