@@ -23,7 +23,7 @@ from robustastro.metrics.significance import over_seeds, ratio
 from robustastro.progress import Progress
 from robustastro.record import Record
 from robustastro.reproduce import deepadversaries as study
-from robustastro.reproduce import drawing, measures, page, predictions, programme
+from robustastro.reproduce import deepadversaries_page, drawing, measures, predictions, programme, verdicts
 from robustastro.reproduce.measures import Arm, rate
 from robustastro.reproduce.programme import Asked
 from robustastro.reproduce.study import Cell, Folder, not_run, run_cells
@@ -670,12 +670,12 @@ def test_published_figures_stand_beside_ours():
         for m, v in (("none", 0.7), ("supervised_target", 0.9))
     ]
     document = {"accuracy": accuracy, "distances": []}
-    said = {key: page.ours(document, "resnet18", key) for key in ("y10", "y1", "upper", "flip")}
+    said = {key: deepadversaries_page.ours(document, "resnet18", key) for key in ("y10", "y1", "upper", "flip")}
     assert said == {
         "y10": "70.0 [68.0, 72.0]", "y1": "40.0 [38.0, 42.0]", "upper": "supervised_target (60.0 [58.0, 62.0])",
         "flip": "not run",
     }  # fmt: skip
-    assert page.ours(document, "convnet", "y10") == "not run"
+    assert deepadversaries_page.ours(document, "convnet", "y10") == "not run"
 
 
 def test_the_accuracy_figure_marks_collapsed_trainings():
@@ -744,8 +744,8 @@ def test_a_single_training_decides_nothing():
     said = predictions._regains([row("none", seeds=1), row("mmd", 0.12), row("dann", 0.11)])
     assert (said["verdict"], said["note"]) == ("undecided", "a single training of none: its chance is unknown")
     several = [estimate(1.3), estimate(0.5)]
-    assert predictions._every(several, 1.0, [True, False]) == "undecided"
-    assert predictions._every(several, 1.0, [False, True]) == "false"
+    assert verdicts.every(several, 1.0, [True, False]) == "undecided"
+    assert verdicts.every(several, 1.0, [False, True]) == "false"
 
 
 def test_adaptation_against_augment(tmp_path):

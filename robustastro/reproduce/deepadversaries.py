@@ -28,7 +28,7 @@ from robustastro.models.bundles import Model, load_model
 from robustastro.models.nets import ARCHITECTURES
 from robustastro.progress import Progress
 from robustastro.record import jsonable
-from robustastro.reproduce import page
+from robustastro.reproduce import deepadversaries_page as page
 from robustastro.reproduce.estimates import seconds_of_parts
 from robustastro.reproduce.measures import ATTACKS
 from robustastro.reproduce.programme import Asked, Programme, carry_out

@@ -76,8 +76,14 @@ class Arm:
         return [p for p in found if p is not None]
 
 
-def arms_of(folder: Folder, cells: Sequence[Cell]) -> list[Arm]:
+def arms_of(
+    folder: Folder, cells: Sequence[Cell], clean: Sequence[str] = ("y10", "y1"), attacks: Sequence[str] = ATTACKS
+) -> list[Arm]:
     """The finished cells, sorted into arms in the order of the cells.
+
+    Parameters
+    ----------
+    clean, attacks : names of the records that belong to the training and to the attack of a cell.
 
     Raises
     ------
@@ -90,17 +96,19 @@ def arms_of(folder: Folder, cells: Sequence[Cell]) -> list[Arm]:
     for (arch, method), members in groups.items():
         records = []
         for cell in members:
-            places = {name: folder.record(cell, name) for name in ("y10", "y1", *ATTACKS)}
-            if folder.done(cell, ATTACK_PART) is None:  # part of an attack is none
-                places = {name: place for name, place in places.items() if name not in ATTACKS}
+            names = [
+                *clean,
+                *(attacks if folder.done(cell, ATTACK_PART) is not None else ()),
+            ]  # part of an attack is none
+            places = {name: folder.record(cell, name) for name in names}
             records.append({n: Record.open(p) for n, p in places.items() if (p / "run.json").exists()})
         trainings = tuple(folder.training(cell) or {} for cell in members)
         arms.append(Arm(arch, method, tuple(members), trainings, tuple(records)))
-    _refuse_unlike(arms)
     return arms
 
 
-def _refuse_unlike(arms: Sequence[Arm]) -> None:
+def refuse_unlike(arms: Sequence[Arm]) -> None:
+    """Refuse arms that are not to be compared: records of one name, of one architecture, of other galaxies."""
     first: dict[tuple[str, str], Record] = {}
     for arm in arms:
         for records in arm.records:

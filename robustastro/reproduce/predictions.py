@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from robustastro.metrics.significance import difference
 from robustastro.reproduce.measures import Arm, baseline
+from robustastro.reproduce.verdicts import alone, every, said, verdict
 
 LOST, REGAINED, GIVEN_UP, METHODS, SEEDS = 0.15, 0.10, 0.03, 2, 5
 Row = Mapping[str, Any]
@@ -38,10 +37,10 @@ def _falls(rows: Sequence[Row]) -> dict[str, Any]:
     text = f"none loses at least {100 * LOST:.0f} points from Y10 to Y1"
     none = next((row for row in rows if row["method"] == "none"), None)
     if none is None:
-        return _said(text, "undecided", [], "none was not run")
+        return said(text, "undecided", [], "none was not run")
     lost, trainings = none["loss"], {"none": len(none["seeds"])}
     numbers = [{"method": "none", "points": lost}]
-    return _said(text, _verdict(lost, LOST, trainings["none"] > 1), numbers, _alone(trainings))
+    return said(text, verdict(lost, LOST, trainings["none"] > 1), numbers, alone(trainings))
 
 
 def _regains(rows: Sequence[Row]) -> dict[str, Any]:
@@ -57,10 +56,10 @@ def _regains(rows: Sequence[Row]) -> dict[str, Any]:
     enough = {row["method"]: min(len(row["seeds"]), trainings.get("none", 1)) >= SEEDS for row in known}
     yes = [row for row in known if enough[row["method"]] and _holds(row)]
     could = [row for row in known if not enough[row["method"]] or _holds(row)]
-    verdict = "true" if len(yes) >= METHODS else "false" if len(could) < METHODS <= len(known) else "undecided"
+    answer = "true" if len(yes) >= METHODS else "false" if len(could) < METHODS <= len(known) else "undecided"
     numbers = [{"method": r["method"], "points": r["gain_y1"], "y10": r["gain_y10"], "holds": r in yes} for r in known]
     few = f"adaptation methods with a gain: {len(known)}" if len(known) < METHODS else ""
-    return _said(text, verdict, numbers, "; ".join(filter(None, (few, _alone(trainings) if known else ""))))
+    return said(text, answer, numbers, "; ".join(filter(None, (few, alone(trainings) if known else ""))))
 
 
 def _holds(row: Row) -> bool:
@@ -78,15 +77,15 @@ def _farther(adapted: Sequence[Row], distance: Sequence[Row], arch: str) -> dict
     several = [min(trainings[m], trainings["none"]) > 1 for m in known]
     missing = [m for m in names if m not in known]
     without = f"without attack or distance: {', '.join(missing)}" if missing else ""
-    verdict = _every([n["ratio"] for n in numbers], 1.0, several)
-    return _said(text, verdict, numbers, "; ".join(filter(None, (without, _alone(trainings) if known else ""))))
+    answer = every([n["ratio"] for n in numbers], 1.0, several)
+    return said(text, answer, numbers, "; ".join(filter(None, (without, alone(trainings) if known else ""))))
 
 
 def _beats(adapted: Sequence[Row], arms: Sequence[Arm], arch: str) -> dict[str, Any]:
     text = "adaptation beats augment on Y1 (every method that was run)"
     augment = baseline(arms, arch, "augment")
     if augment is None:
-        return _said(text, "undecided", [], "augment was not run")
+        return said(text, "undecided", [], "augment was not run")
     numbers, trainings = [], {"augment": len(augment.cells)}
     for row in adapted:
         arm = baseline(arms, arch, row["method"])
@@ -95,30 +94,4 @@ def _beats(adapted: Sequence[Row], arms: Sequence[Arm], arch: str) -> dict[str, 
         points = difference(arm.correct("y1"), augment.correct("y1")).to_dict()
         numbers.append({"method": arm.method, "points": points})
     several = [min(trainings[n["method"]], trainings["augment"]) > 1 for n in numbers]
-    return _said(text, _every([n["points"] for n in numbers], 0.0, several), numbers, _alone(trainings))
-
-
-# ---------------------------------------------------------------------- verdicts
-
-
-def _verdict(estimate: Row, least: float, several: bool) -> str:
-    """Whether a number is at least so large, as far as its interval tells."""
-    if not several or estimate["low"] is None or estimate["high"] is None:
-        return "undecided"
-    return "true" if estimate["low"] >= least else "false" if estimate["high"] < least else "undecided"
-
-
-def _every(estimates: Sequence[Row], above: float, several: Sequence[bool]) -> str:
-    """Whether all numbers are above a value: one that is clearly not is enough against it."""
-    least = float(np.nextafter(above, np.inf))
-    each = [_verdict(e, least, more) for e, more in zip(estimates, several, strict=True)]
-    return "false" if "false" in each else "true" if each and set(each) == {"true"} else "undecided"
-
-
-def _alone(trainings: Mapping[str, int]) -> str:
-    single = [method for method, count in trainings.items() if count == 1]
-    return f"a single training of {', '.join(single)}: its chance is unknown" if single else ""
-
-
-def _said(text: str, verdict: str, numbers: Sequence[Row], why: str) -> dict[str, Any]:
-    return {"prediction": text, "verdict": verdict, "numbers": list(numbers), "note": why}
+    return said(text, every([n["points"] for n in numbers], 0.0, several), numbers, alone(trainings))

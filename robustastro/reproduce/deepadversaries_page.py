@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustastro import __version__
 from robustastro.metrics.tables import estimate_text
 from robustastro.progress import Progress
-from robustastro.record import jsonable, write_whole
-from robustastro.reproduce import drawing, measures
+from robustastro.reproduce import drawing, measures, pages
+from robustastro.reproduce.pages import Row, points
 from robustastro.reproduce.predictions import adapts, predictions
-from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder, minutes_text
+from robustastro.reproduce.study import Cell, Folder
 
-Row = Mapping[str, Any]
 # only what the paper and the outputs kept in its code's history say
 PUBLISHED = (
     ("accuracy of none on Y10 [%]", "resnet18", "72.2", "y10"),
@@ -35,57 +31,23 @@ def write(
     """Measure the finished cells, draw, and write index.md and results.json; return the latter."""
     progress("measure", 0, 1)
     arms = measures.arms_of(folder, cells)
+    measures.refuse_unlike(arms)
     accuracy, distance = measures.accuracies(arms), measures.distances(arms)
-    runs = [record.run for arm in arms for records in arm.records for record in records.values()]
-    document: dict[str, Any] = jsonable(
-        {
-            "schema": 1,
-            "version": __version__,
-            **about,
-            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-            "begun": min(run["created"] for run in runs),
-            "git": sorted({run["git"] for run in runs if run["git"]}),
-            "devices": sorted({run["device"] for run in runs}),
-            "seconds": sum(
-                (folder.done(cell, part) or {}).get("seconds", 0.0) for cell in cells for part in (TRAINING, ATTACK)
-            ),
-            "trainings": len(cells),
-            "accuracy": accuracy,
-            "distances": distance,
-            "predictions": predictions(arms, accuracy, distance),
-            "not_run": left,
-        }
-    )
-    made = drawing.draw(arms, document["accuracy"], folder.path)
-    write_whole(folder.path / "results.json", lambda file: file.write_text(json.dumps(document, indent=1) + "\n"))
-    text = render(document, made)
-    write_whole(folder.path / "index.md", lambda file: file.write_text(text))
-    return document
+    numbers = {"accuracy": accuracy, "distances": distance, "predictions": predictions(arms, accuracy, distance)}
+    found = pages.document(folder, arms, about, numbers, left)
+    pages.put(folder, found, render(found, drawing.draw(arms, found["accuracy"], folder.path)))
+    return found
 
 
-def render(document: Mapping[str, Any], made: Sequence[tuple[str, str]]) -> str:
+def render(found: Row, made: Sequence[tuple[str, str]]) -> str:
     """index.md of a document."""
-    import jinja2
-
-    env = jinja2.Environment(
-        loader=jinja2.PackageLoader("robustastro", "templates"), trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+    return pages.render(
+        "reproduce_deepadversaries.md.j2", "DeepAdversaries", found, made,
+        archs=list(dict.fromkeys(row["arch"] for row in found["accuracy"])),
+        accuracy_cells=_accuracy_cells, pixel_cells=_pixel_cells, ratio_cells=_ratio_cells,
+        published=[(what, arch, said, ours(found, arch, key)) for what, arch, said, key in PUBLISHED],
+        without={row["arch"]: row for row in found["accuracy"] if row["method"] == "none"}, search=_search,
     )  # fmt: skip
-    return env.get_template("reproduce_deepadversaries.md.j2").render(
-        d=document,
-        archs=list(dict.fromkeys(row["arch"] for row in document["accuracy"])),
-        accuracy_cells=_accuracy_cells,
-        pixel_cells=_pixel_cells,
-        ratio_cells=_ratio_cells,
-        published=[(what, arch, said, ours(document, arch, key)) for what, arch, said, key in PUBLISHED],
-        predicted=[{**p, "text": _numbers(p)} for p in document["predictions"]],
-        without={row["arch"]: row for row in document["accuracy"] if row["method"] == "none"},
-        figures=made,
-        points=_points,
-        percent=_percent,
-        minutes=minutes_text,
-        search=_search,
-    )
 
 
 def ours(document: Mapping[str, Any], arch: str, key: str) -> str:
@@ -94,11 +56,11 @@ def ours(document: Mapping[str, Any], arch: str, key: str) -> str:
     if key in ("y10", "y1", "upper"):
         wanted = "supervised_target" if key == "upper" else "none"
         found = [row for row in rows if row["method"] == wanted]
-        called = f"supervised_target ({_percent(found[0]['y1'])})" if found and key == "upper" else ""
-        return called or (_percent(found[0][key]) if found else "not run")
+        called = f"supervised_target ({points(found[0]['y1'])})" if found and key == "upper" else ""
+        return called or (points(found[0][key]) if found else "not run")
     if key == "gain":
         adapted = [row for row in rows if adapts(row) and row["gain_y1"] is not None]
-        each = ", ".join(f"{row['method']} {_points(row['gain_y1'])}" for row in adapted)
+        each = ", ".join(f"{row['method']} {points(row['gain_y1'])}" for row in adapted)
         return each or "not run"
     ratios = [
         f"{row['method']} {estimate_text(row['ratio'][key])} (n = {row['ratio'][key]['n']}, {_trainings(row)})"
@@ -119,9 +81,9 @@ def _accuracy_cells(row: Row) -> list[str]:
     seeds = sorted({f"{100 * value:.1f}" for value in row["y1_by_seed"]}, key=float)
     gain = row["gain_y1"]
     return [
-        row["method"], kind + tuned, str(len(row["seeds"])), str(len(row["collapsed"])), _percent(row["y10"]),
-        _percent(row["y1"]), " to ".join(dict.fromkeys((seeds[0], seeds[-1]))), _points(row["loss"]),
-        "" if row["gain_y10"] is None else _points(row["gain_y10"]), "" if gain is None else _points(gain),
+        row["method"], kind + tuned, str(len(row["seeds"])), str(len(row["collapsed"])), points(row["y10"]),
+        points(row["y1"]), " to ".join(dict.fromkeys((seeds[0], seeds[-1]))), points(row["loss"]),
+        "" if row["gain_y10"] is None else points(row["gain_y10"]), "" if gain is None else points(gain),
         "" if gain is None or gain["p_corrected"] is None else f"{gain['p_corrected']:.2g}",
         " ".join(f"{value:.2f}" for value in row["apart_by_seed"] if value is not None) or "-",
     ]  # fmt: skip
@@ -130,7 +92,7 @@ def _accuracy_cells(row: Row) -> list[str]:
 def _pixel_cells(row: Row) -> list[str]:
     each = [f"{m:.3g}" for m in row["flip_distance_by_seed"] if m is not None]
     return [
-        row["method"], row["attack"], " ".join(str(seed) for seed in row["seeds"]), _percent(row["success_rate"]),
+        row["method"], row["attack"], " ".join(str(seed) for seed in row["seeds"]), points(row["success_rate"]),
         f"{sum(row['flipped'])} of {sum(row['eligible'])}", f"{' '.join(each)}" or "-",
         estimate_text(row["boundary_scaled"]), estimate_text(row["boundary_scaled_after"]),
         estimate_text(row["shift_y1_scaled"]),
@@ -148,22 +110,5 @@ def _ratio_cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def _numbers(prediction: Row) -> str:
-    """The numbers of a prediction in words."""
-    parts = []
-    for each in prediction["numbers"]:
-        said = _points(each["points"]) if "points" in each else estimate_text(each["ratio"])
-        kept = f" (Y10 {_points(each['y10'])})" if "y10" in each else ""
-        parts.append(f"{each['method']} {said}{kept}")
-    return "; ".join([*parts, *([prediction["note"]] if prediction["note"] else [])])
-
-
 def _search(options: Row) -> str:
     return f"{options['pop']} candidates, {options['generations']} generations, stop rule {options['stop']}"
-
-
-def _points(estimate: Row) -> str:
-    return estimate_text(estimate, 100.0, 1)
-
-
-_percent = _points

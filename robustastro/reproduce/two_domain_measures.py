@@ -1,0 +1,176 @@
+"""Numbers of a study of a labelled source and an unlabelled target: accuracy in both, unknown classes, robustness.
+
+Over galaxies and training seeds at once (`metrics.significance`); collapsed trainings count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from robustastro.adapt import method as find_method
+from robustastro.metrics.intervals import Estimate
+from robustastro.metrics.open_set import auroc_over_seeds, called_unknown, entropy, h_score
+from robustastro.metrics.paired import pair, stacked
+from robustastro.metrics.probabilities import probabilities
+from robustastro.metrics.significance import difference, holm, over_seeds
+from robustastro.record import Record, Unit, jsonable
+from robustastro.reproduce.measures import ATTACK, Arm, loss, rate
+from robustastro.reproduce.two_domains import ROBUST, Variant
+
+UNEVEN = 1.5  # the largest class over the smallest, from which on accuracies are means over the classes
+DOMAINS = ("source", "target")
+
+
+def baseline(arms: Iterable[Arm], variants: Mapping[str, Variant], arm: Arm) -> Arm | None:
+    """The arm of `none` on the same test bed and architecture, or None."""
+    wanted = Variant(variants[arm.method].bed, "none", {}).label
+    return next((a for a in arms if (a.arch, a.method) == (arm.arch, wanted)), None)
+
+
+def accuracies(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[str, Any]]:
+    """For each arm its accuracy in both domains and the differences from `none` of its bed.
+
+    `source` and `target` : of the test galaxies of the source's classes, the mean over the classes where these are very
+    uneven (`balanced`). `gain_source`, `gain_target` : arm minus `none` (`significance.difference`), null for `none`;
+    `p_corrected` of `gain_target` is Holm's over the arms of an architecture and bed.
+    """
+    rows = []
+    for arm in arms:
+        none, variant = baseline(arms, variants, arm), variants[arm.method]
+        about = find_method(arm.trainings[0]["recipe"]["method"])
+        right = {name: correct(arm, name) for name in DOMAINS}
+        row: dict[str, Any] = {
+            "arch": arm.arch, "bed": variant.bed, "method": variant.name, "label": arm.method,
+            "seeds": [cell.seed for cell in arm.cells],
+            "collapsed": [c.seed for c, bad in zip(arm.cells, arm.collapsed, strict=True) if bad],
+            "control": about.control and not arm.trainings[0]["recipe"]["entropy"],
+            "tuned": about.tuned, "balanced": {name: uneven(arm.records[0][name]) for name in DOMAINS},
+            "apart_by_seed": [_apart(training) for training in arm.trainings],
+            "active_by_seed": [_active(training) for training in arm.trainings],
+            "started_from": variant.start,
+        }  # fmt: skip
+        for name in DOMAINS:
+            row[name] = _clipped(over_seeds(right[name])).to_dict()
+            row[f"{name}_by_seed"] = right[name].mean(axis=1)
+            row[f"gain_{name}"] = None
+            if none is not None and none is not arm:
+                row[f"gain_{name}"] = difference(right[name], correct(none, name)).to_dict()
+        rows.append(row)
+    for key in dict.fromkeys((row["arch"], row["bed"]) for row in rows):
+        gains = [r["gain_target"] for r in rows if (r["arch"], r["bed"]) == key and r["gain_target"] is not None]
+        for gain, p in zip(gains, holm(np.array([_nan(g["p"]) for g in gains])), strict=True):
+            gain["p_corrected"] = p
+    return jsonable(rows)
+
+
+def correct(arm: Arm, name: str) -> np.ndarray:
+    """Right on the images of a record, (k, n): bool; or weighted, where classes are very uneven, so that all count."""
+    right = arm.correct(name)
+    record = arm.records[0][name]
+    if not uneven(record):
+        return right
+    labels = in_order(record)["label"].to_numpy()
+    counts = np.bincount(labels)
+    return right * (len(labels) / (np.count_nonzero(counts) * counts[labels]))
+
+
+def uneven(record: Record) -> bool:
+    """Whether one class has many more galaxies than another."""
+    counts = np.bincount(record.galaxies["label"].to_numpy())
+    counts = counts[counts > 0]
+    return bool(counts.max() > UNEVEN * counts.min())
+
+
+def in_order(record: Record) -> Any:
+    """The galaxies of a record by id, as `Arm.correct` has them."""
+    return record.galaxies.sort_index()
+
+
+def predicted(arm: Arm, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (k, n, K) of the trainings and labels (n,), in the order of `in_order`."""
+    tables = [in_order(records[name]) for records in arm.records]
+    p = [probabilities(r[name], stacked(t["logits"])) for r, t in zip(arm.records, tables, strict=True)]
+    return np.stack(p), tables[0]["label"].to_numpy()
+
+
+def open_set(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[str, Any]]:
+    """For each arm with galaxies of unknown classes: how well the entropy tells these from the known ones.
+
+    `known_accuracy` : right and not called unknown; `unknown_accuracy` : called unknown, entropy above log(K) / 2;
+    `h_score` of the two; `auroc` over galaxies and trainings (`auroc_over_seeds`); `auroc_by_seed`.
+    """
+    rows = []
+    for arm in arms:
+        if "unknown" not in arm.records[0]:
+            continue
+        (known, labels), (others, _) = predicted(arm, "target"), predicted(arm, "unknown")
+        called = [np.array([called_unknown(each) for each in p]) for p in (known, others)]
+        right = over_seeds((known.argmax(axis=2) == labels) & ~called[0])
+        rejected = over_seeds(called[1])
+        scores = [np.array([entropy(each) for each in p]) for p in (known, others)]
+        area, each = auroc_over_seeds(scores[1], scores[0])
+        rows.append(
+            {
+                "label": arm.method, "arch": arm.arch, "bed": variants[arm.method].bed,
+                "method": variants[arm.method].name, "known": len(labels), "unknown": others.shape[1],
+                "threshold": math.log(known.shape[2]) / 2, "known_accuracy": right.to_dict(),
+                "unknown_accuracy": rejected.to_dict(), "h_score": h_score(right, rejected).to_dict(),
+                "auroc": area.to_dict(), "auroc_by_seed": each,
+            }
+        )  # fmt: skip
+    return jsonable(rows)
+
+
+def robustness(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[str, Any]]:
+    """For each perturbed arm what the target loses: flips by one pixel, drops in accuracy at every rung.
+
+    Collapsed trainings count here as well: what is always wrong cannot fall, which its accuracy says beside it.
+    """
+    rows = []
+    for arm in arms:
+        records = [r[ROBUST] for r in arm.records if ROBUST in r]
+        if not records:
+            continue
+        pixel = [p for r in records if (p := pair(r, ATTACK, distances=False)) is not None]
+        row: dict[str, Any] = {
+            "label": arm.method, "arch": arm.arch, "bed": variants[arm.method].bed,
+            "method": variants[arm.method].name, "trainings": len(records), "attacked": len(records[0].galaxies),
+            "onepixel": rate(
+                np.array([p.flipped for p in pixel]), np.array([p.clean_correct for p in pixel])
+            ).to_dict(),
+            "clean": over_seeds(np.array([p.clean_correct for p in pixel])).to_dict(), "drops": [],
+        }  # fmt: skip
+        for unit in records[0].units():
+            if unit.perturbation != ATTACK.perturbation:
+                row["drops"].append(_drop(records, unit))
+        rows.append(row)
+    return jsonable(rows)
+
+
+def _drop(records: Sequence[Record], unit: Unit) -> dict[str, Any]:
+    pairs = [p for r in records if (p := pair(r, unit, distances=False)) is not None]
+    before, after = (np.array([getattr(p, name) for p in pairs]) for name in ("clean_correct", "perturbed_correct"))
+    return {**vars(unit), "drop": loss(before, after).to_dict()}
+
+
+def _apart(training: Mapping[str, Any]) -> float:
+    """Proxy A-distance of the domains in a training's latent space, NaN where it was not measured."""
+    return _nan(((training.get("domain_gap") or {}).get("proxy_a_distance") or {}).get("value"))
+
+
+def _active(training: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of samples on which the losses of a training were active, in its best epoch."""
+    best = next((e for e in training["history"] if e["epoch"] == training["best_epoch"]), {})
+    return {name: best[name] for name in ("alike", "entropy_active") if name in best}
+
+
+def _clipped(estimate: Estimate) -> Estimate:
+    return Estimate(estimate.value, max(0.0, estimate.low), min(1.0, estimate.high), estimate.n)
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
