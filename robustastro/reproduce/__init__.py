@@ -8,7 +8,13 @@ from types import MappingProxyType, ModuleType
 
 from perturbations.errors import unknown_name
 
-STUDIES = MappingProxyType({"deepadversaries": "Ciprijanovic et al. 2022, arXiv:2112.14299"})
+STUDIES = MappingProxyType(
+    {
+        "deepmerge2": "Ciprijanovic et al. 2021, arXiv:2103.01373",
+        "deepadversaries": "Ciprijanovic et al. 2022, arXiv:2112.14299",
+        "deepastrouda": "Ciprijanovic et al. 2023, arXiv:2302.02005",
+    }
+)
 
 
 def get(name: str) -> ModuleType:

@@ -15,21 +15,23 @@ from robustastro.progress import say
 from robustastro.reproduce.measures import Arm, baseline
 
 SHOWN = ("none", "mmd", "dann", "uda")
-CAPTION = (
-    "Accuracy on the {n} test galaxies at Y10 (source) and Y1 (target). Small dots: single trainings, crosses: "
-    "collapsed ones, which count. Large marks: their mean, with 95% intervals over galaxies and trainings (of one "
+CAPTION = "Accuracy on the {n} test galaxies at Y10 (source) and Y1 (target). "
+MARKS = (
+    "Small dots: single trainings, crosses: collapsed ones, which count. Large marks: their mean, with 95% intervals "
+    "over galaxies and trainings (of one "
     "training: over galaxies alone). Filled: adaptation; open: controls; triangle: an upper bound, trained with target "
     "labels. In parentheses: trainings."
 )
+DEPTHS = (("y10", "Y10, source"), ("y1", "Y1, target"))
 
 
-def accuracy(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy at Y10 and Y1 of the rows of one architecture (`measures.accuracies`)."""
+def accuracy(rows: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, str]] = DEPTHS) -> Figure:
+    """Accuracy in both domains of the rows of one architecture (`measures.accuracies`); panels: (key, title)."""
     with style():
         fig = blank(PAGE, 0.9 + 0.24 * len(rows))
         axes = fig.subplots(1, 2, sharey=True)
         palette = colours(2)
-        for ax, (key, title), colour in zip(axes, (("y10", "Y10, source"), ("y1", "Y1, target")), palette, strict=True):
+        for ax, (key, title), colour in zip(axes, panels, palette, strict=True):
             for at, row in enumerate(rows):
                 _row(ax, at, row, key, colour)
             ax.set_title(title)
@@ -62,7 +64,7 @@ def draw(arms: Sequence[Arm], rows: Sequence[Mapping[str, Any]], out: Path) -> l
         those = [row for row in rows if row["arch"] == arch]
         save(accuracy(those), out / f"accuracy-{arch}.png")
         caption = CAPTION.format(n=those[0]["y10"]["n"])
-        made.append((f"accuracy-{arch}.png", f"{arch}. {caption}"))
+        made.append((f"accuracy-{arch}.png", f"{arch}. {caption}{MARKS}"))
         made += _spaces([arm for name in SHOWN if (arm := baseline(arms, arch, name))], arch, out)
     return made
 

@@ -19,10 +19,9 @@ from robustastro.metrics.probabilities import probabilities
 from robustastro.metrics.significance import difference, holm, over_seeds
 from robustastro.record import Record, Unit, jsonable
 from robustastro.reproduce.measures import ATTACK, Arm, loss, rate
-from robustastro.reproduce.two_domains import ROBUST, Variant
+from robustastro.reproduce.two_domains import DOMAINS, ROBUST, Variant
 
 UNEVEN = 1.5  # the largest class over the smallest, from which on accuracies are means over the classes
-DOMAINS = ("source", "target")
 
 
 def baseline(arms: Iterable[Arm], variants: Mapping[str, Variant], arm: Arm) -> Arm | None:
@@ -48,7 +47,8 @@ def accuracies(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dic
             "seeds": [cell.seed for cell in arm.cells],
             "collapsed": [c.seed for c, bad in zip(arm.cells, arm.collapsed, strict=True) if bad],
             "control": about.control and not arm.trainings[0]["recipe"]["entropy"],
-            "tuned": about.tuned, "balanced": {name: uneven(arm.records[0][name]) for name in DOMAINS},
+            "tuned": about.tuned, "target_labels": about.target_labels,
+            "balanced": {name: uneven(arm.records[0][name]) for name in DOMAINS},
             "apart_by_seed": [_apart(training) for training in arm.trainings],
             "active_by_seed": [_active(training) for training in arm.trainings],
             "started_from": variant.start,

@@ -20,6 +20,8 @@ from perturbations.errors import InputError
 from robustastro import commands
 from robustastro.adapt.recipe import Recipe
 from robustastro.data.galaxies import Galaxies
+from robustastro.data.mocks import Recipe as MockRecipe
+from robustastro.data.mocks import parameters_hash, simulate
 from robustastro.data.splits import select
 from robustastro.evaluate.engine import choose
 from robustastro.evaluate.plan import Step, step
@@ -28,9 +30,10 @@ from robustastro.record import jsonable
 from robustastro.reproduce.estimates import seconds_of_parts
 from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder, finished
 
-Progress = Callable[[str, int, int], None]
+Tell = Callable[[str, int, int], None]
 Pair = tuple[Galaxies, Galaxies]
-RECORDS = ("source", "target", "unknown")
+DOMAINS = ("source", "target")
+RECORDS = (*DOMAINS, "unknown")
 ROBUST = "robust"
 
 
@@ -40,7 +43,7 @@ class Variant:
 
     Parameters
     ----------
-    bed : what it is trained and tested on; see `Setting.pairs`.
+    bed : what it is trained and tested on; a name that `Setting.mocks` knows.
     name : the method as tables call it.
     settings : of `Recipe`.
     start : label of the variant whose model of the same seed it starts from; "": from random weights.
@@ -78,10 +81,6 @@ class Size:
     attacked: int
     search: Mapping[str, Any] = field(default_factory=dict)
 
-    def identity(self) -> dict[str, Any]:
-        """What all numbers depend on."""
-        return {n: v for n, v in asdict(self).items() if n not in ("cells", "seeds")}
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -89,9 +88,10 @@ class Setting:
 
     Parameters
     ----------
+    data : folder of the authors' files; None: mocks.
     variants : by label.
-    pairs : of (bed, number of galaxies, folder of the authors' files or None, progress) the galaxies of source and
-        target; importable.
+    mocks : of (test bed, number of galaxies) the recipes of source and target; importable.
+    files : of (folder, test bed) the galaxies of source and target; importable.
     """
 
     out: Path
@@ -99,16 +99,37 @@ class Setting:
     data: str | None
     device: str
     variants: Mapping[str, Variant]
-    pairs: Callable[[str, int, str | None, Progress], Pair]
+    mocks: Callable[[str, int], tuple[MockRecipe, MockRecipe]]
+    files: Callable[[str, str], Pair]
 
-    def domains(self, bed: str, progress: Progress) -> Pair:
+    def domains(self, bed: str, progress: Tell) -> Pair:
         """Source and target of a test bed; read once in a process."""
-        key = bed, self.data, self.size.galaxies.get(bed, 0)
+        key = bed, self.data, self.size.galaxies[bed]
         if key not in _KEPT:
-            while len(_KEPT) > 1:  # those of the bed before: the cells come bed by bed
+            while len(_KEPT) > 1:  # the cells come bed by bed
                 del _KEPT[next(iter(_KEPT))]
-            _KEPT[key] = self.pairs(bed, key[2], self.data, progress)
+            _KEPT[key] = self._mocks(bed, progress) if self.data is None else self.files(self.data, bed)
         return _KEPT[key]
+
+    def _mocks(self, bed: str, progress: Tell) -> Pair:
+        source, target = (
+            simulate(recipe, progress=lambda done, total, name=name: progress(f"simulate {bed} {name}", done, total))
+            for name, recipe in zip(DOMAINS, self.mocks(bed, self.size.galaxies[bed]), strict=True)
+        )
+        return source, target
+
+    def identity(self, progress: Tell) -> dict[str, Any]:
+        """What all numbers of the study depend on: mocks are what their recipes say, files what is in them."""
+        beds = dict.fromkeys(variant.bed for variant in self.variants.values())
+        if self.data is None:
+            recipes = {bed: self.mocks(bed, self.size.galaxies[bed]) for bed in beds}
+            data = {
+                bed: {n: [r.to_dict(), parameters_hash(r)] for n, r in zip(DOMAINS, pair, strict=True)}
+                for bed, pair in recipes.items()
+            }
+        else:
+            data = {bed: [galaxies.digest() for galaxies in self.domains(bed, progress)] for bed in beds}
+        return {"data": data, "size": {n: v for n, v in asdict(self.size).items() if n not in ("cells", "seeds")}}
 
     def recipe(self, cell: Cell) -> Recipe:
         """How a cell is trained, every option filled in."""
@@ -125,18 +146,21 @@ class Setting:
 _KEPT: dict[tuple[str, str | None, int], Pair] = {}
 
 
-def cells(variants: Mapping[str, Variant], arch: str, labels: Sequence[str], seeds: int) -> list[Cell]:
-    """Cells bed by bed and seed by seed, so that what is there is balanced; first those that others start from."""
-    needed = dict.fromkeys([variants[label].start for label in labels if variants[label].start])
-    every = list(dict.fromkeys([*needed, *labels]))
-    first = [label for label in every if not variants[label].start]
-    then = [label for label in every if variants[label].start]
+def cells(
+    variants: Mapping[str, Variant], first: Sequence[str], arch: str, labels: Sequence[str], seeds: int
+) -> list[Cell]:
+    """Cells in the order in which they are worth running, with those that they start from before them.
+
+    Those of `first` come before the others; of each group bed by bed and seed by seed, so that what is there is
+    balanced.
+    """
+    labels = list(dict.fromkeys([*(variants[n].start for n in labels if variants[n].start), *labels]))
     answer = []
-    for group in (first, then):
-        for bed in dict.fromkeys(variants[label].bed for label in group):
-            answer += [
-                Cell(arch, label, seed) for seed in range(seeds) for label in group if variants[label].bed == bed
-            ]
+    for important in (True, False):
+        for starts in (False, True):
+            group = [n for n in labels if (n in first) == important and bool(variants[n].start) == starts]
+            for bed in dict.fromkeys(variants[n].bed for n in group):
+                answer += [Cell(arch, n, seed) for seed in range(seeds) for n in group if variants[n].bed == bed]
     return answer
 
 
@@ -159,7 +183,7 @@ def _among(galaxies: Galaxies, classes: Sequence[str]) -> np.ndarray:
 # ---------------------------------------------------------------------- the parts of a cell
 
 
-def train_cell(setting: Setting, cell: Cell, progress: Progress) -> dict[str, Any]:
+def train_cell(setting: Setting, cell: Cell, progress: Tell) -> dict[str, Any]:
     """Train a cell, if its model is not there, and run it on the test galaxies of both domains."""
     source, target = setting.domains(setting.variants[cell.method].bed, progress)
     folder, recipe = Folder(setting.out), setting.recipe(cell)
@@ -180,7 +204,7 @@ def train_cell(setting: Setting, cell: Cell, progress: Progress) -> dict[str, An
     return {"recipe": jsonable(asdict(recipe)), "model": model.sha256, "device": setting.device}
 
 
-def robust_cell(setting: Setting, cell: Cell, progress: Progress) -> dict[str, Any]:
+def robust_cell(setting: Setting, cell: Cell, progress: Tell) -> dict[str, Any]:
     """Perturb some target test galaxies of a trained cell."""
     source, target = setting.domains(setting.variants[cell.method].bed, progress)
     model = load_model(Folder(setting.out).bundle(cell))
@@ -196,7 +220,7 @@ def steps_of(galaxies: Galaxies, size: Size) -> list[Step]:
 
 
 def _record(
-    setting: Setting, cell: Cell, model: Model, name: str, galaxies: Galaxies, steps: Sequence[Step], progress: Progress
+    setting: Setting, cell: Cell, model: Model, name: str, galaxies: Galaxies, steps: Sequence[Step], progress: Tell
 ) -> None:
     """Make a record that is not there."""
     place = Folder(setting.out).record(cell, name)
@@ -208,7 +232,7 @@ def _record(
     )  # fmt: skip
 
 
-def seconds_of_cell(setting: Setting, arch: str, bed: str, progress: Progress) -> dict[str, float]:
+def seconds_of_cell(setting: Setting, arch: str, bed: str, progress: Tell) -> dict[str, float]:
     """About how long the parts of a cell take."""
     source, _ = setting.domains(bed, progress)
     size = setting.size

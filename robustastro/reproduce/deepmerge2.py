@@ -1,0 +1,94 @@
+"""DeepMerge II (Ciprijanovic et al. 2021, arXiv:2103.01373), done again.
+
+Mergers and other galaxies. Distant: a simulation with the PSF of HST, and the same with noise. Nearby: a simulation,
+and a survey with other galaxies, where transfer learning from the distant model helps if anything does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from robustastro import commands
+from robustastro.data.domains import recipes
+from robustastro.data.mocks import Recipe as MockRecipe
+from robustastro.data.readers import read
+from robustastro.progress import Progress
+from robustastro.reproduce import deepmerge2_page as page
+from robustastro.reproduce import two_domains
+from robustastro.reproduce.programme import Asked, Programme, carry_out
+from robustastro.reproduce.study import ATTACK, TRAINING
+from robustastro.reproduce.two_domains import Pair, Setting, Size, Variant
+
+BEDS, METHODS = ("distant", "nearby"), ("none", "mmd", "coral", "dann")
+ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"fisher-ratio": {"fisher": "ratio"}, "fisher-difference": {"fisher": "difference"}, "entropy": {"entropy": 0.05}}
+)
+
+
+def _variants() -> dict[str, Variant]:
+    """Every method on each bed, alone and with one thing added; on the nearby one also from the distant model."""
+    found = []
+    for bed in BEDS:
+        for method in METHODS:
+            found.append(Variant(bed, method, {"method": method}))
+            found += [Variant(bed, f"{method}+{word}", {"method": method, **more}) for word, more in ADDED.items()]
+            if method in ("mmd", "dann"):
+                settings = {"method": method, "options": {"settings": "published"}}
+                found.append(Variant(bed, f"{method}+published", settings))
+            if bed == "nearby":
+                found.append(Variant(bed, f"{method}+transfer", {"method": method}, start=f"distant-{method}"))
+    return {variant.label: variant for variant in found}
+
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(_variants())
+FIRST = (
+    "distant-none", "distant-mmd", "distant-dann", "nearby-none", "nearby-mmd", "nearby-dann", "nearby-mmd+transfer",
+    "nearby-none+transfer", "nearby-dann+transfer",
+)  # fmt: skip
+GALAXIES = MappingProxyType(dict.fromkeys(BEDS, 1500))
+FULL = Size(
+    galaxies=dict(GALAXIES), epochs=40, batch=32, seeds=5, attacked=100,
+    cells={arch: tuple(VARIANTS) for arch in ("deepmerge", "resnet18")},
+)  # fmt: skip
+QUICK = Size(
+    galaxies=dict.fromkeys(BEDS, 240), epochs=10, batch=16, seeds=1, attacked=10, search={"pop": 40, "generations": 5},
+    cells={"deepmerge": (*FIRST, "distant-coral", "nearby-coral"), "resnet18": ("distant-none", "distant-mmd")},
+)  # fmt: skip
+
+
+def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str, Any]:
+    """Train, perturb, measure, and write the page; return what goes into results.json.
+
+    Parameters
+    ----------
+    asked : `data` is a folder of the authors' files (data Zenodo 4507941).
+    size : instead of the full or the quick size.
+
+    Raises
+    ------
+    InputError : as `programme.carry_out`.
+    """
+    size = size or (QUICK if asked.quick else FULL)
+    setting = Setting(asked.out, size, asked.data, commands.device_of(asked.device), dict(VARIANTS), mocks, files)
+    programme = Programme(
+        name="deepmerge2", methods=VARIANTS, standard=size.cells, usual=FIRST, seeds=size.seeds,
+        cells=partial(two_domains.cells, VARIANTS, FIRST),
+        recipe=setting.recipe, identity=lambda: setting.identity(progress),
+        guess=lambda arch: two_domains.seconds_of_cell(setting, arch, BEDS[0], progress),
+        work={TRAINING: partial(two_domains.train_cell, setting), ATTACK: partial(two_domains.robust_cell, setting)},
+        page=lambda finished, about, left: page.write(setting, finished, about, left, progress),
+    )  # fmt: skip
+    return carry_out(programme, asked, progress)
+
+
+def mocks(bed: str, galaxies: int) -> tuple[MockRecipe, MockRecipe]:
+    """Recipes of source and target."""
+    return recipes(bed, "merger", galaxies)
+
+
+def files(data: str, bed: str) -> Pair:
+    """Source and target of the authors' files."""
+    return read(f"{data}::{bed}/source"), read(f"{data}::{bed}/target")
