@@ -75,16 +75,19 @@ def logits_of(subject: Subject, x: torch.Tensor) -> torch.Tensor:
     return subject.contract.to_logits(run_network(subject.network, subject.contract, x).float())
 
 
-def last_convolution(subject: Subject, x: torch.Tensor) -> nn.Conv2d:
+def last_convolution(subject: Subject, x: torch.Tensor) -> nn.Module:
     """The Conv2d that runs last in a forward pass of images (N, C, H, W) in input space.
 
     Raises
     ------
     InputError : none runs.
     """
-    ran: list[nn.Conv2d] = []
-    convolutions = [module for module in subject.network.modules() if isinstance(module, nn.Conv2d)]
-    hooks = [module.register_forward_hook(lambda m, _given, _result: ran.append(m)) for module in convolutions]
+    ran: list[nn.Module] = []
+
+    def note(module: nn.Module, _given: object, _result: object) -> None:
+        ran.append(module)
+
+    hooks = [m.register_forward_hook(note) for m in subject.network.modules() if isinstance(m, nn.Conv2d)]
     try:
         with torch.no_grad():
             logits_of(subject, x.to(subject.device))
