@@ -30,7 +30,9 @@ ModelFile = Annotated[
     Path, typer.Option("--model", help="Bundle (.pt) or zoo:NAME, or weights with --arch and --contract.")
 ]
 DataFile = Annotated[str | None, typer.Option("--data", help="Images: .h5, .npz, .npy, FITS, or a directory.")]
-Arch = Annotated[str | None, typer.Option(help="convnet, resnet18, or FILE.py:Class (runs that file's code).")]
+Arch = Annotated[
+    str | None, typer.Option(help="convnet, deepmerge, resnet18, or FILE.py:Class (runs that file's code).")
+]
 Contract = Annotated[Path | None, typer.Option(help="TOML file: how images become the network's input.")]
 ExposureFile = Annotated[Path | None, typer.Option("--exposure", help="TOML file: what a pixel means.")]
 LabelColumn = Annotated[str, typer.Option(help="Column of the catalogue that holds the label.")]
@@ -175,7 +177,9 @@ def train(
     target: Annotated[
         str | None, typer.Option(help="Images of the target domain; labels are used by supervised_target only.")
     ] = None,
-    arch: Annotated[str, typer.Option(help="convnet, resnet18, tiny, or FILE.py:Class (runs that file).")] = "convnet",
+    arch: Annotated[
+        str, typer.Option(help="convnet, deepmerge, resnet18, tiny, or FILE.py:Class (runs that file).")
+    ] = "convnet",
     seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 20,
     batch: Annotated[int, typer.Option(help="Galaxies per domain and step.")] = 64,

@@ -12,7 +12,7 @@ from perturbations.errors import InputError
 from robustastro.contract import InputContract, Stretch
 from robustastro.models.bundles import load_model, save_bundle
 from robustastro.models.doubts import doubts
-from robustastro.models.nets import ConvNet, ResNet18, TinyNet
+from robustastro.models.nets import ConvNet, DeepMerge, ResNet18, TinyNet
 from robustastro.models.subject import Subject
 
 
@@ -44,8 +44,50 @@ def test_the_published_networks_have_their_published_shapes():
     assert {"layer1.0.conv1.weight", "layer2.0.downsample.0.weight", "layer4.1.bn2.running_var"} <= names
 
 
+def published_deepmerge(state, x):
+    """The logits of DeepMerge from its parameters alone, as the published code applies them."""
+    f = nn.functional
+    for k in "123":
+        norm = [state[f"batchn{k}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+        x = f.conv2d(x, state[f"conv{k}.weight"], state[f"conv{k}.bias"], padding="same")
+        x = f.max_pool2d(f.batch_norm(x, *norm).relu(), 2)
+    x = x.flatten(1)
+    for k in "12":
+        x = f.linear(x, state[f"fc{k}.weight"], state[f"fc{k}.bias"]).relu()
+    return x, f.linear(x, state["fc3.weight"], state["fc3.bias"])
+
+
+def test_weights_of_deepmerge_load_and_mean_what_they_did(tmp_path):
+    shapes = {
+        "conv1": (8, 3, 5, 5), "conv2": (16, 8, 3, 3), "conv3": (32, 16, 3, 3), "batchn1": (8,), "batchn2": (16,),
+        "batchn3": (32,), "fc1": (64, 32 * 9 * 9), "fc2": (32, 64), "fc3": (2, 32),
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in shapes.items():
+        state[f"{name}.weight"] = 0.2 * torch.randn(shape, generator=generator)
+        state[f"{name}.bias"] = torch.randn(shape[0], generator=generator)
+        if "batchn" in name:
+            state[f"{name}.running_mean"] = torch.randn(shape, generator=generator)
+            state[f"{name}.running_var"] = 0.5 + torch.rand(shape, generator=generator)
+            state[f"{name}.num_batches_tracked"] = torch.tensor(9)
+    torch.save(state, tmp_path / "w.pt")
+    contract = InputContract(
+        bands=("g", "r", "i"), classes=("non-merger", "merger"), crop=75,
+        stretch=Stretch(kind="linear", low=(0.0,) * 3, high=(1.0,) * 3),
+    )  # fmt: skip
+    (tmp_path / "contract.toml").write_text(contract.to_toml())
+    model = load_model(tmp_path / "w.pt", "deepmerge", tmp_path / "contract.toml")
+    x = torch.rand(3, 3, 75, 75, generator=generator)
+    latent, logits = published_deepmerge(state, x)
+    found = Subject(model.network, model.contract).outputs(x)
+    assert found.latent.shape == (3, 32)
+    assert torch.allclose(found.latent, latent, atol=1e-4)
+    assert torch.allclose(found.logits, logits, atol=1e-4)
+
+
 @pytest.mark.parametrize(("bands", "classes", "size"), [(1, 2, 64), (5, 10, 100)])
-@pytest.mark.parametrize("network", [ConvNet, ResNet18, TinyNet])
+@pytest.mark.parametrize("network", [ConvNet, DeepMerge, ResNet18, TinyNet])
 def test_networks_take_any_number_of_bands_and_classes(network, bands, classes, size):
     assert network(bands, classes, size)(torch.rand(2, bands, size, size)).shape == (2, classes)
 

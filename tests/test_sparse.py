@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from robustastro.contract import InputContract, Stretch
-from robustastro.models.nets import ConvNet, ResNet18, TinyNet
+from robustastro.models.nets import ConvNet, DeepMerge, ResNet18, TinyNet
 from robustastro.models.sparse import inference
 from robustastro.models.sparse.inference import PixelInference, decide, work_of
 from robustastro.models.sparse.program import read
@@ -424,7 +424,10 @@ def test_a_network_that_is_read_wrongly_is_dense(monkeypatch):
     assert "differ" in decision.reason
 
 
-@pytest.mark.parametrize(("network", "screening"), [(ConvNet(), False), (TinyNet(), False), (ResNet18(), True)])
+@pytest.mark.parametrize(
+    ("network", "screening"),
+    [(ConvNet(), False), (DeepMerge(classes=3, size=100), False), (TinyNet(), False), (ResNet18(), True)],
+)
 def test_our_networks_run_on_windows_and_only_the_heavy_one_is_screened(network, screening):
     decision = decide(seeded(network), contract(), torch.rand(1, 3, 100, 100))
     assert (decision.mode, decision.screening, decision.reason) == ("windows", screening, "")
@@ -456,6 +459,25 @@ def test_a_victim_answers_on_windows_as_on_whole_images(more):
     found, dense = victim.logits_at(which, positions, values), victim.logits(changed(x, which, positions, values))
     # the logarithm of something near zero is far from its rounding
     assert_close(*((found.exp(), dense.exp()) if more.get("output") == "probabilities" else (found, dense)))
+
+
+def test_deepmerge_on_windows_answers_as_on_whole_images():
+    x = torch.rand(2, 3, 75, 75)
+    torch.manual_seed(3)
+    network = DeepMerge(classes=3)  # weights as they are before training: logits of order 1
+    for norm in (network.batchn1, network.batchn2, network.batchn3):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.uniform_(-0.2, 0.2)
+        norm.running_var.uniform_(0.05, 0.5)
+    victim = victim_of(network, x)
+    assert victim._subject.decision(x).mode == "windows"
+    edges = torch.tensor([[0, 0], [0, 74], [74, 0], [74, 74], [72, 72], [71, 40]])  # 75 is not a multiple of 8
+    positions = torch.cat([edges, torch.randint(75, (200, 2))])[:, None]
+    which, values = torch.randint(2, (206,)), torch.rand(206, 1, 3)
+    found, dense = victim.logits_at(which, positions, values), victim.logits(changed(x, which, positions, values))
+    assert float((dense - victim.logits(x)[which]).abs().max()) > 1e-3
+    assert torch.allclose(found, dense, rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("each", [1, 7, 230])

@@ -1,4 +1,6 @@
-"""The networks of DeepAdversaries (Ciprijanovic et al. 2022, arXiv:2112.14299), for any number of bands and classes.
+"""The networks of DeepAdversaries and DeepMerge II, for any number of bands and classes.
+
+Ciprijanovic et al. 2022 (arXiv:2112.14299) and 2021 (arXiv:2103.01373).
 
 Parameter names are theirs, and torchvision's where theirs are, so that released state dicts load.
 """
@@ -38,6 +40,38 @@ class ConvNet(nn.Module):
         x = self.maxpool(self.relu(self.batchn2(self.conv2(x))))
         x = self.maxpool(self.relu(self.batchn3(self.conv3(x))))
         return self.fc(self.bottleneck(x.flatten(1)))
+
+
+class DeepMerge(nn.Module):
+    """The CNN of DeepMerge II: the convolutions of ConvNet, dense layers of 64 and 32 with ReLU, linear head.
+
+    Ciprijanovic et al. 2021 (arXiv:2103.01373), after DeepMerge (2020, Astronomy and Computing 32, 100390). Layers and
+    parameter names are those of its published code (`python_files/network.py`), which has no dropout. The latent vector
+    is the input of the head (32); in their losses it is the flattened output of the last pooling.
+
+    Parameters
+    ----------
+    bands, classes : numbers of channels and of classes.
+    size : side of the square image [pixels]; theirs is 75.
+    """
+
+    def __init__(self, bands: int = 3, classes: int = 2, size: int = 75) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(bands, 8, 5, padding=2)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1)
+        self.conv3 = nn.Conv2d(16, 32, 3, padding=1)
+        self.batchn1, self.batchn2, self.batchn3 = nn.BatchNorm2d(8), nn.BatchNorm2d(16), nn.BatchNorm2d(32)
+        self.fc1 = nn.Linear(32 * (size // 8) ** 2, 64)
+        self.fc2 = nn.Linear(64, 32)
+        self.fc3 = nn.Linear(32, classes)
+        self.relu, self.maxpool = nn.ReLU(), nn.MaxPool2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of images (N, bands, size, size)."""
+        x = self.maxpool(self.relu(self.batchn1(self.conv1(x))))
+        x = self.maxpool(self.relu(self.batchn2(self.conv2(x))))
+        x = self.maxpool(self.relu(self.batchn3(self.conv3(x))))
+        return self.fc3(self.relu(self.fc2(self.relu(self.fc1(x.flatten(1))))))
 
 
 class ResNet18(nn.Module):
@@ -127,4 +161,9 @@ def cosine_head(network: nn.Module, temperature: float) -> None:
     setattr(network.get_submodule(parent), last, made)
 
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"convnet": ConvNet, "resnet18": ResNet18, "tiny": TinyNet}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "convnet": ConvNet,
+    "deepmerge": DeepMerge,
+    "resnet18": ResNet18,
+    "tiny": TinyNet,
+}

@@ -83,7 +83,8 @@ SLOW = {"resnet18": (10, {"settings": "default"})}
 TRIAL = {"pop": 40, "generations": 5}
 QUICK = Size(
     galaxies=300, epochs=12, batch=16, seeds=1, cells={"convnet": FIRST, "resnet18": ("none", "mmd")},
-    attacked={"convnet": 10, "resnet18": 2, "tiny": 10}, search={arch: TRIAL for arch in ARCHITECTURES}, flux=TRIAL,
+    attacked={"convnet": 10, "deepmerge": 10, "resnet18": 2, "tiny": 10},
+    search={arch: TRIAL for arch in ARCHITECTURES}, flux=TRIAL,
 )  # fmt: skip
 
 
