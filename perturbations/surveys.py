@@ -1,4 +1,4 @@
-"""Surveys that surveycodex does not hold, from those whose camera it does: DECaLS and the SDSS coadd of Stripe 82.
+"""Surveys that surveycodex does not hold: DECaLS and the SDSS coadd of Stripe 82, whose cameras it does, and HST.
 
 Zero-points, sky brightness and pixels are the camera's in surveycodex; exposure times, visits and seeing are the
 survey's own. What follows is not a calibration: sky and seeing vary from field to field.
@@ -58,11 +58,32 @@ SURVEYS: Mapping[str, Relative] = {
 }
 
 
+# Imaging of a deep field with the Hubble Space Telescope in I (ACS F814W), J and H (WFC3 F125W and F160W), drizzled to
+# 0.06 arcsec as by Koekemoer et al. 2011, ApJS 197, 36. All numbers approximate:
+# - zero-points for one electron per second of 25.94, 26.23 and 25.95 mag (ACS and WFC3 instrument handbooks, STScI);
+# - sky of 21.9 (I), 22.3 (J) and 22.0 (H) mag per square arcsec: about 41, 37 and 38 electrons per second there;
+# - exposures of 4000, 2000 and 3000 s, our round numbers for about two orbits in the infrared and their parallels in I;
+# - read noise per exposure of 5 e- (ACS) and 15 e- (WFC3), on pixels of 0.05 and 0.128 arcsec, by area;
+# - PSF: its core, well described by a Gaussian (WFC3 instrument handbook, 7.6.1), with what pixels and drizzling add.
+# The noise of drizzled pixels is correlated; here it is not, and has the variance of an area of that size.
+HST = Exposure(
+    bands=("I", "J", "H"),
+    pixel_scale=0.06,
+    sky=torch.tensor([590.0, 270.0, 410.0]),
+    visits=torch.tensor([8.0, 4.0, 4.0]),
+    read_noise=torch.tensor([6.0, 7.0, 7.0]),
+    zeropoint=torch.tensor([34.95, 34.48, 34.64]),
+    psf_fwhm=torch.tensor([0.12, 0.17, 0.18], dtype=torch.float64),
+    psf_shape="gaussian",
+    survey="HST",
+)
+
+
 def survey_names() -> list[str]:
     """Every survey that `survey_exposure` knows."""
     import surveycodex
 
-    return sorted({*surveycodex.available_surveys, *SURVEYS})
+    return sorted({*surveycodex.available_surveys, *SURVEYS, HST.survey})
 
 
 def survey_exposure(survey: str, bands: Sequence[str], fraction: float = 1.0) -> Exposure:
@@ -80,6 +101,8 @@ def survey_exposure(survey: str, bands: Sequence[str], fraction: float = 1.0) ->
     for band in bands:
         if band not in known:
             raise unknown_name(f"{survey} band", band, known)
+    if survey == HST.survey:
+        return HST.pick(bands).replace(fraction=fraction)
     if survey not in SURVEYS:
         return Exposure.from_survey(survey, bands, fraction)
     entry = SURVEYS[survey]
@@ -99,6 +122,8 @@ def survey_bands(survey: str) -> list[str]:
     """The bands of a survey, by its exact name."""
     import surveycodex
 
+    if survey == HST.survey:
+        return list(HST.bands)
     if survey in SURVEYS:
         return list(SURVEYS[survey].exposure)
     return list(surveycodex.get_survey(survey).available_filters)

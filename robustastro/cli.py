@@ -143,6 +143,8 @@ def simulate(
     bands: Annotated[str, typer.Option(help="Bands, for instance g,r,i.")] = "g,r,i",
     depth: Annotated[str, typer.Option(help="Years (Y1 to Y10), or the fraction of the full exposure.")] = "Y10",
     classes: Annotated[str, typer.Option(help="Morphologies.")] = "spiral,elliptical,merger",
+    proportions: Annotated[str, typer.Option(help="Share of each class, for instance 9,9,1; default: equal.")] = "",
+    population: Annotated[str, typer.Option(help="standard, simulated or observed.")] = "standard",
     seeing: Annotated[float | None, typer.Option(help="PSF FWHM [arcsec]; default: the survey's, per band.")] = None,
     size: Annotated[int, typer.Option(help="Side of the image [pixels].")] = 100,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same galaxies at any depth.")] = 0,
@@ -160,7 +162,7 @@ def simulate(
 
     recipe = mocks.Recipe(
         survey=survey, bands=_split(bands), depth=mocks.parse_depth(depth), classes=_split(classes), n=n, seed=seed,
-        size=size, seeing=seeing,
+        size=size, seeing=seeing, population=population, proportions=mocks.parse_proportions(proportions),
     )  # fmt: skip
     with shown() as progress:
         galaxies = mocks.simulate(recipe, processes=processes, progress=lambda d, t: progress("simulate", d, t))

@@ -411,9 +411,11 @@ def _unseen_mocks(model: Model, split: str, progress: Progress) -> Galaxies:
     What they are is known by the recipe and by the code that draws them. Their pixels may differ in the last bit from
     processor to processor, so a digest of these would refuse the same galaxies elsewhere.
     """
+    from robustastro.data.mocks import Recipe as MockRecipe
     from robustastro.data.mocks import parameters_hash
 
-    named, here = model.data[split], parameters_hash()
+    named = model.data[split]
+    here = parameters_hash(MockRecipe.from_dict(named["recipe"]))
     if named["mocks"] != here:
         raise InputError(
             f"{model.path} names mock galaxies of another version ({named['mocks'][:12]}; here {here[:12]})",

@@ -153,8 +153,11 @@ def _models() -> list[dict[str, Any]]:
 def _surveys() -> list[dict[str, Any]]:
     import surveycodex
 
+    from perturbations.surveys import survey_bands, survey_exposure, survey_names
+
     known = [surveycodex.get_survey(name) for name in sorted(surveycodex.available_surveys)]
-    return [
+    own = [name for name in survey_names() if name not in surveycodex.available_surveys]
+    listed = [
         {
             "name": survey.name,
             "description": survey.description,
@@ -163,6 +166,13 @@ def _surveys() -> list[dict[str, Any]]:
         }
         for survey in known
     ]
+    for name in own:
+        bands = survey_bands(name)
+        scale = survey_exposure(name, bands).pixel_scale
+        listed.append(
+            {"name": name, "description": "numbers in perturbations.surveys", "pixel_scale": scale, "bands": bands}
+        )
+    return sorted(listed, key=lambda survey: survey["name"])
 
 
 def _first_line(thing: Any) -> str:

@@ -14,7 +14,7 @@ import torch
 from perturbations.draws import Draws
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
-from robustastro.data import mock_light, mock_parameters, mocks
+from robustastro.data import mock_light, mock_parameters, mocks, morphology_light
 from robustastro.data.mock_light import Blobs, draw, parts
 from robustastro.data.mock_observing import observe, through_seeing
 from robustastro.data.mocks import SHARD, Recipe, light, parameters_hash, parse_depth, simulate
@@ -201,12 +201,12 @@ def test_the_cache_draws_nothing_twice_and_notices_damage(tmp_path, monkeypatch)
     def not_again(*_):
         raise AssertionError("drawn although the cache holds it")
 
-    monkeypatch.setattr(mock_light, "render", not_again)
+    monkeypatch.setattr(morphology_light, "render", not_again)
     assert np.array_equal(light(replace(recipe, depth=0.3, seeing=1.2, n=4), cache=tmp_path), first[:4])
     for other in ({"bands": ("r",)}, {"seed": 10}, {"size": 64}, {"classes": ("merger",)}, {"survey": "HSC"}):
         with pytest.raises(AssertionError, match="drawn"):
             light(replace(recipe, **other), cache=tmp_path)
-    monkeypatch.setattr(mocks, "parameters_hash", lambda: "other distributions")
+    monkeypatch.setattr(mocks, "parameters_hash", lambda *_: "other distributions")
     with pytest.raises(AssertionError, match="drawn"):
         light(recipe, cache=tmp_path)
 
