@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from robustastro.adapt import method as find_method
+from robustastro.metrics.classification import classification_of
 from robustastro.metrics.intervals import Estimate
 from robustastro.metrics.open_set import auroc_over_seeds, called_unknown, entropy, h_score
 from robustastro.metrics.paired import pair, stacked
@@ -95,6 +96,23 @@ def predicted(arm: Arm, name: str) -> tuple[np.ndarray, np.ndarray]:
     tables = [in_order(records[name]) for records in arm.records]
     p = [probabilities(r[name], stacked(t["logits"])) for r, t in zip(arm.records, tables, strict=True)]
     return np.stack(p), tables[0]["label"].to_numpy()
+
+
+def scores(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[str, Any]]:
+    """For each arm and domain precision, recall, F1, Brier score and AUC of the last class, over its trainings."""
+    rows = []
+    for arm in arms:
+        for name in DOMAINS:
+            records = [r[name] for r in arm.records]
+            found = classification_of(records, positive=len(records[0].classes) - 1)
+            wanted = ("n", "positive", "precision", "recall", "f1", "brier", "auc")
+            rows.append(
+                {
+                    "label": arm.method, "arch": arm.arch, "bed": variants[arm.method].bed,
+                    "method": variants[arm.method].name, "domain": name, **{key: found[key] for key in wanted},
+                }
+            )  # fmt: skip
+    return jsonable(rows)
 
 
 def open_set(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[str, Any]]:
