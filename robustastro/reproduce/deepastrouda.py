@@ -80,7 +80,8 @@ def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str,
 
 def mocks(bed: str, galaxies: int) -> tuple[MockRecipe, MockRecipe]:
     """Recipes of source and target."""
-    return recipes(*bed.split("-"), galaxies)
+    name, _, task = bed.partition("-")
+    return recipes(name, task, galaxies)
 
 
 def files(data: str, bed: str) -> Pair:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from robustastro.data.domains import TEST_BEDS
 from robustastro.metrics.tables import strength_text
 from robustastro.reproduce.measures import Arm
 from robustastro.reproduce.pages import Row, points
@@ -94,4 +95,8 @@ def sentence(setting: Setting, bed: str, arm: Arm) -> str:
     if setting.data is not None:
         return f"From {near} to {far}."
     source, target = setting.mocks(bed, setting.size.galaxies[bed])
-    return f"From {near} (source, {source.n} galaxies) to {far} (target, {target.n})."
+    what = TEST_BEDS[bed.partition("-")[0]]
+    return (
+        f"{what.description[0].upper()}{what.description[1:]}: from {near} (source, {source.n} galaxies) to {far} "
+        f"(target, {target.n}), {source.size} pixels. Numbers: {what.numbers}."
+    )
