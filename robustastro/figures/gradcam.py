@@ -100,6 +100,7 @@ def figure(found: Maps, classes: Sequence[str] | None = None) -> Figure:
             for at, ax in enumerate(line[1:]):
                 model, k = divmod(at, len(shown))
                 _map(ax, found, model, n, shown[k])
+            line[0].spines[:].set_visible(False)
             for ax in line:
                 ax.set_xticks([])
                 ax.set_yticks([])
@@ -146,7 +147,7 @@ def _map(ax: Axes, found: Maps, model: int, n: int, k: int) -> None:
         ax.contour(light, levels=[sky + LEVEL * (peak - sky)], colors="white", linewidths=0.6)
     probabilities = found.probabilities[model, n]
     predicted = np.isfinite(probabilities).all() and int(probabilities.argmax()) == k
-    ax.set_xlabel(f"p = {probabilities[k]:.2f}", fontsize=6, labelpad=1.5, fontweight="bold" if predicted else "normal")
+    ax.set_xlabel(f"p = {probabilities[k]:.2f}", fontsize=6, labelpad=2, fontweight="bold" if predicted else "normal")
     ax.spines[:].set_visible(True)
     if predicted:
         ax.spines[:].set(color=FRAME, linewidth=2.0)

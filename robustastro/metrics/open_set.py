@@ -36,7 +36,7 @@ def auroc(scores: np.ndarray, unknown: np.ndarray, confidence: float = CONFIDENC
     n, m = len(outside), len(inside)
     if n == 0 or m == 0:
         return Estimate(math.nan, math.nan, math.nan, n + m)
-    above, below = _share_below(outside, inside), 1 - _share_below(inside, outside)
+    above, below = share_below(outside, inside), 1 - share_below(inside, outside)
     area = float(above.mean())
     if min(n, m) < 2:
         return Estimate(area, math.nan, math.nan, n + m)
@@ -126,7 +126,7 @@ def called_unknown(probabilities: np.ndarray, rho: float | None = None) -> np.nd
     return ~(entropy(probabilities) <= rho)
 
 
-def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+def share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     """For each of `values` (N,), the fraction of `others` that is smaller, equal ones counted half."""
     ordered = np.sort(others)
     first, last = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
