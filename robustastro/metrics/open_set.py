@@ -63,8 +63,8 @@ def auroc_over_seeds(outside: np.ndarray, inside: np.ndarray) -> tuple[Estimate,
     """
     if not outside.size or not inside.size:
         return NOTHING, np.full(len(outside), math.nan)
-    above = np.array([_share_below(o, i) for o, i in zip(outside, inside, strict=True)])
-    below = 1.0 - np.array([_share_below(i, o) for o, i in zip(outside, inside, strict=True)])
+    above = np.array([share_below(o, i) for o, i in zip(outside, inside, strict=True)])
+    below = 1.0 - np.array([share_below(i, o) for o, i in zip(outside, inside, strict=True)])
     # two independent samples of galaxies with the same trainings: the seed variance is in the first alone
     one, two = over_seeds(above, fractions=True), over_seeds(below.mean(axis=0), fractions=True)
     half = [
