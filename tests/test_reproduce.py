@@ -18,6 +18,7 @@ from perturbations.errors import InputError
 from perturbations.exposure import Exposure
 from robustastro import commands, figures, reproduce
 from robustastro.cli import main
+from robustastro.evaluate import engine
 from robustastro.metrics.intervals import proportion
 from robustastro.metrics.significance import over_seeds, ratio
 from robustastro.progress import Progress
@@ -352,9 +353,9 @@ def test_the_full_study_attacks_150_galaxies_as_published():
     assert wanted["y1"][0].domain == "shallow"
     assert wanted["paper"][0].domain == "deep"
     assert (big.attacked["resnet18"], study.FULL.attacked["resnet18"]) == (10, 50)
-    few = study.balanced(y10, 7)
+    few = engine.balanced(y10, 7)
     assert np.bincount(np.asarray(few.labels)).tolist() == [7, 7, 7]
-    assert set(study.balanced(y10.take(np.sort(np.argsort(y10.ids)[90:])), 7).ids) != set(few.ids)
+    assert set(engine.balanced(y10.take(np.sort(np.argsort(y10.ids)[90:])), 7).ids) != set(few.ids)
 
 
 def test_cells_that_would_end_too_late_are_not_begun(tmp_path):

@@ -46,6 +46,15 @@ def choose(galaxies: Galaxies, limit: int | None) -> Galaxies:
     return galaxies.take(np.sort(_by_key(galaxies.ids)[:limit]))
 
 
+def balanced(galaxies: Galaxies, each: int) -> Galaxies:
+    """At most so many galaxies of each class, chosen by key, in their own order."""
+    assert galaxies.labels is not None
+    names: set[str] = set()
+    for k in np.unique(galaxies.labels):
+        names |= set(choose(galaxies.take(np.flatnonzero(galaxies.labels == k)), each).ids)
+    return galaxies.take([k for k, name in enumerate(galaxies.ids) if name in names])
+
+
 def evaluate(
     plan: Plan,
     model: Model,

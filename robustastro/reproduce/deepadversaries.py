@@ -13,8 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from robustastro import commands
 from robustastro.adapt.recipe import Recipe
 from robustastro.data.galaxies import Galaxies
@@ -22,7 +20,7 @@ from robustastro.data.mocks import Recipe as MockRecipe
 from robustastro.data.mocks import parameters_hash, simulate
 from robustastro.data.readers import read
 from robustastro.data.splits import select
-from robustastro.evaluate.engine import choose
+from robustastro.evaluate.engine import balanced
 from robustastro.evaluate.plan import step
 from robustastro.models.bundles import Model, load_model
 from robustastro.models.nets import ARCHITECTURES
@@ -185,15 +183,6 @@ def _mocks(count: int, progress: Callable[[str, int, int], None]) -> tuple[Galax
         )
         _KEPT[count] = y10, y1
     return _KEPT[count]
-
-
-def balanced(galaxies: Galaxies, each: int) -> Galaxies:
-    """At most so many galaxies of each class, chosen by key, in their own order."""
-    assert galaxies.labels is not None
-    names: set[str] = set()
-    for k in np.unique(galaxies.labels):
-        names |= set(choose(galaxies.take(np.flatnonzero(galaxies.labels == k)), each).ids)
-    return galaxies.take([k for k, name in enumerate(galaxies.ids) if name in names])
 
 
 # ---------------------------------------------------------------------- one cell

@@ -7,11 +7,11 @@ from typing import Any
 
 from robustastro.metrics.tables import estimate_text
 from robustastro.progress import Progress
-from robustastro.reproduce import measures, pages, two_domain_drawing, two_domain_measures, two_domain_page
+from robustastro.reproduce import pages, two_domain_drawing, two_domain_measures, two_domain_page
 from robustastro.reproduce.deepastrouda_predictions import predictions
 from robustastro.reproduce.pages import Row, points
 from robustastro.reproduce.study import Cell, Folder
-from robustastro.reproduce.two_domains import RECORDS, ROBUST, Setting
+from robustastro.reproduce.two_domains import Setting
 
 
 def write(
@@ -20,7 +20,7 @@ def write(
     """Measure the finished cells, draw, and write index.md and results.json; return the latter."""
     progress("measure", 0, 1)
     folder = Folder(setting.out)
-    arms = measures.arms_of(folder, cells, RECORDS, (ROBUST,))
+    arms = two_domain_measures.arms_of(folder, cells, setting.variants)
     accuracy = two_domain_measures.accuracies(arms, setting.variants)
     open_set = two_domain_measures.open_set(arms, setting.variants)
     numbers = {

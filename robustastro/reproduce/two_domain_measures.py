@@ -19,10 +19,21 @@ from robustastro.metrics.paired import pair, stacked
 from robustastro.metrics.probabilities import probabilities
 from robustastro.metrics.significance import difference, holm, over_seeds
 from robustastro.record import Record, Unit, jsonable
+from robustastro.reproduce import measures
 from robustastro.reproduce.measures import ATTACK, Arm, loss, rate
-from robustastro.reproduce.two_domains import DOMAINS, ROBUST, Variant
+from robustastro.reproduce.study import Cell, Folder
+from robustastro.reproduce.two_domains import DOMAINS, RECORDS, ROBUST, Variant
 
 UNEVEN = 1.5  # the largest class over the smallest, from which on accuracies are means over the classes
+
+
+def arms_of(folder: Folder, cells: Sequence[Cell], variants: Mapping[str, Variant]) -> list[Arm]:
+    """The finished cells, sorted into arms in the order of the variants."""
+    order = list(variants)
+    inside = sorted(cells, key=lambda cell: (order.index(cell.method), cell.seed))
+    archs = list(dict.fromkeys(cell.arch for cell in cells))
+    inside = sorted(inside, key=lambda cell: archs.index(cell.arch))
+    return measures.arms_of(folder, inside, RECORDS, (ROBUST,))
 
 
 def baseline(arms: Iterable[Arm], variants: Mapping[str, Variant], arm: Arm) -> Arm | None:

@@ -23,7 +23,7 @@ from robustastro.data.galaxies import Galaxies
 from robustastro.data.mocks import Recipe as MockRecipe
 from robustastro.data.mocks import parameters_hash, simulate
 from robustastro.data.splits import select
-from robustastro.evaluate.engine import choose
+from robustastro.evaluate.engine import balanced
 from robustastro.evaluate.plan import Step, step
 from robustastro.models.bundles import Model, load_model
 from robustastro.record import jsonable
@@ -69,7 +69,7 @@ class Size:
     epochs, batch : of the training.
     seeds : trainings of each method.
     cells : labels of the variants of each architecture that belong to the study.
-    attacked : target test galaxies that are perturbed.
+    attacked : target test galaxies that are perturbed, in all; equally many of each class.
     search : options of the one-pixel search.
     """
 
@@ -208,7 +208,8 @@ def robust_cell(setting: Setting, cell: Cell, progress: Tell) -> dict[str, Any]:
     """Perturb some target test galaxies of a trained cell."""
     source, target = setting.domains(setting.variants[cell.method].bed, progress)
     model = load_model(Folder(setting.out).bundle(cell))
-    galaxies = choose(known(select(target, "test"), source.classes), setting.size.attacked)
+    each = max(1, setting.size.attacked // len(source.classes))
+    galaxies = balanced(known(select(target, "test"), source.classes), each)
     _record(setting, cell, model, ROBUST, galaxies, steps_of(galaxies, setting.size), progress)
     return {"model": model.sha256, "device": setting.device}
 
