@@ -45,6 +45,7 @@ CATALOGUE = (
 )
 MORE_COLUMNS = ("bar_length", "einstein_radius", "source_radius")  # in the catalogue where a class has them
 LENGTHS = ("half_light_radius", "separation", *MORE_COLUMNS)  # columns in arcsec
+LATER = ("proportions", "zoom", "brighter", "population")  # entries of a recipe that published ones do not have
 FROZEN = (mock_parameters, mock_light)
 ADDED = (morphologies, morphology_parameters, morphology_light, lensing, mock_populations)
 
@@ -160,7 +161,7 @@ class Recipe:
         """Plain values, ready for JSON. The later entries are left out where they are at their defaults."""
         table: dict[str, Any] = dataclasses.asdict(self)
         for field in dataclasses.fields(self):
-            if field.name in ("proportions", "zoom", "brighter", "population") and table[field.name] == field.default:
+            if field.name in LATER and table[field.name] == field.default:
                 del table[field.name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in table.items()}
 
@@ -386,12 +387,10 @@ def _folder(recipe: Recipe, cache: str | Path | None) -> Path:
         cache = platformdirs.user_cache_dir("robustastro")
     reference = survey_exposure(recipe.survey, recipe.bands)
     content = (
-        *(parameters_hash(recipe), galsim.__version__, recipe.survey, recipe.bands, recipe.classes, recipe.seed, recipe.size),
-        *(reference.pixel_scale, reference.zeropoint.tolist()),
+        *(parameters_hash(recipe), galsim.__version__, recipe.survey, recipe.bands, recipe.classes, recipe.seed),
+        *(recipe.size, reference.pixel_scale, reference.zeropoint.tolist()),
+        *((name, value) for name, value in recipe.to_dict().items() if name in LATER),
     )
-    later = {name: v for name, v in recipe.to_dict().items() if name in ("proportions", "zoom", "brighter", "population")}
-    if later:
-        content += (sorted(later.items()),)
     return Path(cache) / "mocks" / hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 
