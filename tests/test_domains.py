@@ -30,6 +30,7 @@ def test_domains_are_of_different_galaxies_and_the_same_classes(bed, task):
     assert (source.n, target.n, source.seed) == (60, 60, 3)
     assert source.size == target.size == (75 if task == "merger" else 100)
     assert source.bands == target.bands  # one network sees both
+    assert torch.allclose(source.exposure().zeropoint, target.exposure().zeropoint)  # through one stretch
     assert len(KNOWN["ten"]) == 9
     assert source.domain() != target.domain()
     assert np.all(np.bincount(target.labels(), minlength=len(target.classes)) > 0)

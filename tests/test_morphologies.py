@@ -120,12 +120,15 @@ def test_what_was_added_is_in_the_hash_of_galaxies_that_use_it(change, tmp_path,
 def test_recipes_with_new_entries_come_back_and_have_a_cache_of_their_own(tmp_path):
     plain = Recipe(n=4)
     folders = {mocks._folder(plain, tmp_path)}
-    for change in ({"proportions": (1, 2, 3)}, {"zoom": 2.0}, {"brighter": 1.0}, {"population": "simulated"}):
+    for change in (
+        *({"proportions": (1, 2, 3)}, {"zoom": 2.0}, {"brighter": 1.0}),
+        *({"population": "simulated"}, {"calibrated_to": "SDSS"}),
+    ):
         recipe = replace(plain, **change)
         assert set(recipe.to_dict()) == {*plain.to_dict(), *change}
         assert Recipe.from_dict(recipe.to_dict()) == recipe
         folders.add(mocks._folder(recipe, tmp_path))
-    assert len(folders) == 5
+    assert len(folders) == 6
 
 
 # ---------------------------------------------------------------------- every class
@@ -459,6 +462,21 @@ def test_brighter_galaxies_are_the_same_with_more_light(tmp_path):
     difference = catalogue(recipe) - catalogue(shining)
     assert np.allclose(difference.filter(like="magnitude"), 2.5)
     assert np.allclose(difference.drop(columns=list(difference.filter(like="magnitude"))).fillna(0.0), 0.0)
+
+
+def test_a_calibrated_survey_has_the_other_ones_electrons_and_its_own_photons(tmp_path):
+    recipe = Recipe(survey="DECaLS", bands=("g", "r", "z"), n=4, size=64, brighter=3.0)
+    calibrated = replace(recipe, calibrated_to="SDSS")
+    own, other = survey_exposure("DECaLS", "grz"), survey_exposure("SDSS", "grz")
+    factor = 10.0 ** (0.4 * (other.zeropoint - own.zeropoint)).reshape(3, 1, 1)
+    before, after = (light(r, processes=1, cache=tmp_path) for r in (recipe, calibrated))
+    assert np.allclose(after, factor.numpy() * before, rtol=1e-5, atol=1e-6 * before.max())
+    counted, scaled = (simulate(r, processes=1, cache=tmp_path) for r in (recipe, calibrated))
+    assert torch.allclose(scaled.exposure.zeropoint, other.zeropoint)
+    # the same photons, hence the same images but for the scale: not SDSS's noise
+    assert torch.allclose(scaled.batch(slice(None)), (factor * counted.batch(slice(None))).float(), rtol=1e-3, atol=0.5)
+    blank = torch.zeros(1, 3, 1, 1, dtype=torch.float64)
+    assert torch.allclose(scaled.exposure.variance(blank), factor**2 * own.variance(blank))
 
 
 def test_populations_differ_as_they_say():

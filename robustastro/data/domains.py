@@ -3,7 +3,7 @@
 The pairs of DeepMerge II (Ciprijanovic et al. 2021, arXiv:2103.01373) and DeepAstroUDA (Ciprijanovic et al. 2023,
 arXiv:2302.02005), with mocks in place of their simulations and surveys. How large and bright the galaxies are
 (`zoom`, `brighter`) and how often they merge is our choice: well resolved and plain to see in the better of the two
-domains, and harder in the other.
+domains, and harder in the other. Both domains count light on the source's zero-points, as calibrated surveys do.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ TEST_BEDS: Mapping[str, TestBed] = {
     "decals": _bed(
         "SDSS and DECaLS: other pixels, seeing and depth",
         source={"survey": "SDSS"},
-        target={"survey": "DECaLS"},
+        target={"survey": "DECaLS", "calibrated_to": "SDSS"},
         both={"bands": ("g", "r", "z"), "zoom": 1.8, "brighter": 3.6},
         numbers="surveycodex (SDSS) and perturbations.surveys (DECaLS); r of 16.9 to 18.9 and the sizes are our choice",
     ),
     "stripe82": _bed(
         "single scans of SDSS, which have labels, and the deep coadd of Stripe 82",
         source={"survey": "SDSS"},
-        target={"survey": "Stripe82"},
+        target={"survey": "Stripe82", "calibrated_to": "SDSS"},
         both={"zoom": 1.8, "brighter": 2.7},
         numbers="surveycodex (SDSS) and perturbations.surveys (Stripe82); r of 17.8 to 19.8 and the sizes are our "
         "choice",
