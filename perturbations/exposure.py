@@ -149,7 +149,9 @@ class Exposure:
         if isinstance(table.get("survey"), str) and set(table) <= {"survey", "bands", "fraction"}:
             if "bands" not in table:
                 raise InputError(f"{path} names no bands", "bands = ['g', 'r', 'i']", "add the bands of the image")
-            return cls.from_survey(**table)
+            from perturbations.surveys import survey_exposure
+
+            return survey_exposure(**table)
         return cls.from_dict(table)
 
     @classmethod

@@ -62,17 +62,17 @@ SURVEYS: Mapping[str, Relative] = {
 # 0.06 arcsec as by Koekemoer et al. 2011, ApJS 197, 36. All numbers approximate:
 # - zero-points for one electron per second of 25.94, 26.23 and 25.95 mag (ACS and WFC3 instrument handbooks, STScI);
 # - sky of 21.9 (I), 22.3 (J) and 22.0 (H) mag per square arcsec: about 41, 37 and 38 electrons per second there;
-# - exposures of 4000, 2000 and 3000 s, our round numbers for about two orbits in the infrared and their parallels in I;
+# - exposures of 4000, 1500 and 2000 s, our round numbers for a wide CANDELS-like field;
 # - read noise per exposure of 5 e- (ACS) and 15 e- (WFC3), on pixels of 0.05 and 0.128 arcsec, by area;
 # - PSF: its core, well described by a Gaussian (WFC3 instrument handbook, 7.6.1), with what pixels and drizzling add.
 # The noise of drizzled pixels is correlated; here it is not, and has the variance of an area of that size.
 HST = Exposure(
     bands=("I", "J", "H"),
     pixel_scale=0.06,
-    sky=torch.tensor([590.0, 270.0, 410.0]),
-    visits=torch.tensor([8.0, 4.0, 4.0]),
-    read_noise=torch.tensor([6.0, 7.0, 7.0]),
-    zeropoint=torch.tensor([34.95, 34.48, 34.64]),
+    sky=torch.tensor([590.0, 200.0, 274.0], dtype=torch.float64),
+    visits=torch.tensor([8.0, 4.0, 4.0], dtype=torch.float64),
+    read_noise=torch.tensor([6.0, 7.0, 7.0], dtype=torch.float64),
+    zeropoint=torch.tensor([34.95, 34.17, 34.20], dtype=torch.float64),
     psf_fwhm=torch.tensor([0.12, 0.17, 0.18], dtype=torch.float64),
     psf_shape="gaussian",
     survey="HST",

@@ -3,7 +3,7 @@
 The pairs of DeepMerge II (Ciprijanovic et al. 2021, arXiv:2103.01373) and DeepAstroUDA (Ciprijanovic et al. 2023,
 arXiv:2302.02005), with mocks in place of their simulations and surveys. How large and bright the galaxies are
 (`zoom`, `brighter`) and how often they merge is our choice: well resolved and plain to see in the better of the two
-domains, and harder in the other.
+domains, and harder in the other. Both domains count light on the source's zero-points, as calibrated surveys do.
 """
 
 from __future__ import annotations
@@ -49,45 +49,59 @@ class TestBed:
     mergers: float = 0.5
 
 
-def _same(source: Mapping[str, Any], target: Mapping[str, Any], **both: Any) -> dict[str, Mapping[str, Any]]:
-    return {"source": {**both, **source}, "target": {**both, **target}}
+def _bed(
+    description: str,
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+    both: Mapping[str, Any],
+    numbers: str,
+    mergers: float = 0.5,
+) -> TestBed:
+    return TestBed({**both, **source}, {**both, **target}, description, numbers, mergers)
 
 
 TEST_BEDS: Mapping[str, TestBed] = {
-    "distant": TestBed(
-        **_same({"depth": PRISTINE}, {"depth": 0.4}, survey="HST", bands=("I", "J", "H"), zoom=0.18, brighter=-2.1),
-        description="galaxies at redshift 2 through HST's PSF, without noise and with it",
+    "distant": _bed(
+        "galaxies at redshift 2 through HST's PSF, without noise and with it",
+        source={"depth": PRISTINE},
+        target={},
+        both={"survey": "HST", "bands": ("I", "J", "H"), "zoom": 0.18, "brighter": -1.7},
         numbers="approximate, perturbations.surveys.HST; half-light radii of 0.25 to 0.65 arcsec, those of large "
-        "galaxies at redshift 2 (van der Wel et al. 2014, ApJ 788, 28); H of 22.6 to 24.6 and 0.4 of the exposure are "
-        "our choice",
+        "galaxies at redshift 2 (van der Wel et al. 2014, ApJ 788, 28); H of 22.2 to 24.2 is our choice",
     ),
-    "nearby": TestBed(
-        **_same(
-            {"population": "simulated", "depth": 20.0},
-            {"population": "observed"},
-            survey="SDSS", zoom=2.0, brighter=4.0,
-        ),
-        description="simulated galaxies of the nearby universe, nearly without noise, and observed ones as in SDSS",
-        numbers="surveycodex (SDSS); populations of robustastro.data.populations; r of 16.5 to 18.5, down to the limit "
-        "of about 17.8 of the SDSS spectroscopic sample (Strauss et al. 2002, AJ 124, 1810) and a little beyond",
+    "nearby": _bed(
+        "simulated galaxies of the nearby universe, nearly without noise, and observed ones as in SDSS",
+        source={"population": "simulated", "depth": 20.0},
+        target={"population": "observed"},
+        both={"survey": "SDSS", "zoom": 2.0, "brighter": 4.0},
+        numbers="surveycodex (SDSS); populations of robustastro.data.populations; r of 16.5 to 18.5, around the limit "
+        "of 17.8 of the SDSS spectroscopic sample (Strauss et al. 2002, AJ 124, 1810); 20 times SDSS's depth, 15% of "
+        "mergers and the sizes are our choice",
         mergers=0.15,
     ),
-    "lsst": TestBed(
-        **_same({}, {"depth": 0.1}, survey="LSST"),
-        description="LSST after ten years and after one",
+    "lsst": _bed(
+        "LSST after ten years and after one",
+        source={"depth": 1.0},
+        target={"depth": 0.1},
+        both={"survey": "LSST"},
         numbers="surveycodex (LSST); the standard galaxies",
     ),
-    "decals": TestBed(
-        **_same({"survey": "SDSS"}, {"survey": "DECaLS"}, bands=("g", "r", "z"), zoom=1.8, brighter=3.6),
-        description="SDSS and DECaLS: other pixels, seeing and depth",
-        numbers="surveycodex (SDSS) and perturbations.surveys (DECaLS); r of 16.9 to 18.9",
+    "decals": _bed(
+        "SDSS and DECaLS: other pixels, seeing and depth",
+        source={"survey": "SDSS"},
+        target={"survey": "DECaLS", "calibrated_to": "SDSS"},
+        both={"bands": ("g", "r", "z"), "zoom": 1.8, "brighter": 3.6},
+        numbers="surveycodex (SDSS) and perturbations.surveys (DECaLS); r of 16.9 to 18.9 and the sizes are our choice",
     ),
-    "stripe82": TestBed(
-        **_same({"survey": "SDSS"}, {"survey": "Stripe82"}, zoom=1.8, brighter=2.7),
-        description="single scans of SDSS, which have labels, and the deep coadd of Stripe 82",
-        numbers="surveycodex (SDSS) and perturbations.surveys (Stripe82); r of 17.8 to 19.8",
+    "stripe82": _bed(
+        "single scans of SDSS, which have labels, and the deep coadd of Stripe 82",
+        source={"survey": "SDSS"},
+        target={"survey": "Stripe82", "calibrated_to": "SDSS"},
+        both={"zoom": 1.8, "brighter": 2.7},
+        numbers="surveycodex (SDSS) and perturbations.surveys (Stripe82); r of 17.8 to 19.8 and the sizes are our "
+        "choice",
     ),
-}  # fmt: skip
+}
 
 
 def recipes(bed: str, task: str, n: int, seed: int = 1, unknown: bool = True) -> tuple[Recipe, Recipe]:

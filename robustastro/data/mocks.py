@@ -45,6 +45,13 @@ CATALOGUE = (
 )
 MORE_COLUMNS = ("bar_length", "einstein_radius", "source_radius")  # in the catalogue where a class has them
 LENGTHS = ("half_light_radius", "separation", *MORE_COLUMNS)  # columns in arcsec
+LATER = (
+    "proportions",
+    "zoom",
+    "brighter",
+    "population",
+    "calibrated_to",
+)  # entries of a recipe that published ones do not have
 FROZEN = (mock_parameters, mock_light)
 ADDED = (morphologies, morphology_parameters, morphology_light, lensing, mock_populations)
 
@@ -69,6 +76,8 @@ class Recipe:
     zoom : angular size of everything in the image, relative to the standard galaxies.
     brighter : [mag], of every galaxy, at the same size.
     population : statistics of the classes (`populations.POPULATIONS`).
+    calibrated_to : the survey on whose zero-points the flux is given, so that a magnitude is the same number of
+        electrons as there and one stretch serves both; empty: the survey's own.
 
     Raises
     ------
@@ -87,6 +96,7 @@ class Recipe:
     zoom: float = 1.0
     brighter: float = 0.0
     population: str = "standard"
+    calibrated_to: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bands", tuple(self.bands))
@@ -124,8 +134,18 @@ class Recipe:
 
     def exposure(self) -> Exposure:
         """The exposure that the galaxies are observed with."""
-        exposure = survey_exposure(self.survey, self.bands, self.depth)
+        exposure = self._on_its_scale(survey_exposure(self.survey, self.bands, self.depth))
         return exposure if self.seeing is None else exposure.replace(psf_fwhm=self.seeing)
+
+    def reference(self) -> Exposure:
+        """The survey's full exposure, in which light is measured."""
+        return self._on_its_scale(survey_exposure(self.survey, self.bands))
+
+    def _on_its_scale(self, exposure: Exposure) -> Exposure:
+        if not self.calibrated_to:
+            return exposure
+        zeropoint = survey_exposure(self.calibrated_to, self.bands).zeropoint
+        return exposure.rescaled(10.0 ** (0.4 * (zeropoint - exposure.zeropoint)))
 
     def ids(self) -> tuple[str, ...]:
         """Ids of the galaxies: the same at every depth and seeing."""
@@ -160,7 +180,7 @@ class Recipe:
         """Plain values, ready for JSON. The later entries are left out where they are at their defaults."""
         table: dict[str, Any] = dataclasses.asdict(self)
         for field in dataclasses.fields(self):
-            if field.name in ("proportions", "zoom", "brighter", "population") and table[field.name] == field.default:
+            if field.name in LATER and table[field.name] == field.default:
                 del table[field.name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in table.items()}
 
@@ -343,7 +363,7 @@ def _drawn(recipe: Recipe, shards: list[int], processes: int) -> Iterator[np.nda
         return
     groups = _parameters(recipe)
     place = {int(i): (group, row) for group in groups for row, i in enumerate(group.where)}
-    reference = survey_exposure(recipe.survey, recipe.bands)
+    reference = recipe.reference()
     tasks = []
     for number in shards:
         task = []
@@ -384,14 +404,12 @@ def _folder(recipe: Recipe, cache: str | Path | None) -> Path:
         import platformdirs
 
         cache = platformdirs.user_cache_dir("robustastro")
-    reference = survey_exposure(recipe.survey, recipe.bands)
+    reference = recipe.reference()
     content = (
-        *(parameters_hash(recipe), galsim.__version__, recipe.survey, recipe.bands, recipe.classes, recipe.seed, recipe.size),
-        *(reference.pixel_scale, reference.zeropoint.tolist()),
+        *(parameters_hash(recipe), galsim.__version__, recipe.survey, recipe.bands, recipe.classes, recipe.seed),
+        *(recipe.size, reference.pixel_scale, reference.zeropoint.tolist()),
+        *((name, value) for name, value in recipe.to_dict().items() if name in LATER),
     )
-    later = {name: v for name, v in recipe.to_dict().items() if name in ("proportions", "zoom", "brighter", "population")}
-    if later:
-        content += (sorted(later.items()),)
     return Path(cache) / "mocks" / hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 

@@ -155,9 +155,7 @@ def strong_lens(draws: Draws) -> Parameters:
     """
     p = _any_galaxy(draws, size=2.0, slope=0.6, scatter=0.3)
     p["einstein_radius"] = _between(draws, "einstein radius", 1.7, 2.6)
-    p["half_light_radius"] = np.clip(
-        p["einstein_radius"] * _between(draws, "lens size", 0.5, 0.8), 0.65 * SMALL, LARGE
-    )
+    p["half_light_radius"] = np.clip(p["einstein_radius"] * _between(draws, "lens size", 0.5, 0.8), 0.65 * SMALL, LARGE)
     p["axis_ratio"] = _between(draws, "axis ratio", 0.6, 0.95)
     p["sersic_index"] = _steps(_normal(draws, "sersic index", 3.7, 0.7, 2.5, 5.0))
     p["shear"], p["shear_angle"] = _between(draws, "shear", 0.0, 0.08), _between(draws, "shear angle", 0.0, np.pi)

@@ -72,7 +72,7 @@ def _tides(p: Parameters, light: float, length: float) -> None:
     if "fraction_tides" not in p:
         return
     tides = np.minimum(light * p["fraction_tides"], 0.5)
-    others = [name for name in ("fraction_primary", "fraction_secondary", "fraction_disk", "fraction_bulge") if name in p]
+    others = [f"fraction_{part}" for part in ("primary", "secondary", "disk", "bulge") if f"fraction_{part}" in p]
     before = sum(p[name] for name in others)
     for name in others:
         p[name] = p[name] * (before + p["fraction_tides"] - tides) / before
