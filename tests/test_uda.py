@@ -122,7 +122,12 @@ def test_the_loss_of_a_step_by_hand(blobs, contract):
     expected = 2.0 * np.mean(-np.log(pairs)) - 0.3 * np.where(away > 0.1, away, 0.0).mean()
     seen = step(*VECTORS, *LOGITS)
     assert float(term(seen)) == pytest.approx(expected, rel=1e-5)
-    assert seen.notes == {"alike": 1.0, "entropy_active": pytest.approx((away > 0.1).mean())}
+    unsure = scipy_entropy(q, axis=1) > math.log(3) / 2
+    assert seen.notes == {
+        "alike": 1.0, "with_alike": 1.0, "clustering_active": 1.0,
+        "entropy_active": pytest.approx((away > 0.1).mean()),
+        "entropy_unsure": pytest.approx(((away > 0.1) & unsure).mean()),
+    }  # fmt: skip
     # only the domains' own means make these alike: (0, 3) is led by its second feature
     assert alike(torch.tensor([[4.0, 1.0]]), torch.tensor([[0.0, 3.0]]), 1).tolist() == [[False]]
     shifted = ([[14.0, 1.0], [10.0, 3.0]], VECTORS[1])
@@ -195,6 +200,23 @@ def test_the_bank_holds_the_newest_target_galaxies(blobs, contract):
     assert not term.bank_probabilities.requires_grad
 
 
+def test_the_shares_on_which_the_losses_act_by_hand(blobs, contract):
+    """Sure of other classes: no slope. A galaxy whose features nobody shares has nobody that it is alike to."""
+    term = term_of(contract, blobs, latent=3, top=1, bank=0, margin=0.2)
+    sure = [[60.0, 0.0, 0.0], [0.0, 60.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    # about their means the source is led by features 0, 0, 1, 1, the target by 1, 1, 2, 2
+    source = [[3.0, 0.0, 0.0], [-3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, -3.0, 0.0]]
+    target = [[0.0, 3.0, 0.0], [0.0, -3.0, 0.0], [0.0, 0.0, 3.0], [0.0, 0.0, -3.0]]
+    seen = step(source, target, sure, sure)
+    term(seen)
+    # of 4 x 4 pairs of the domains 2 x 2 are alike; of the target's own 12 pairs 2 + 2
+    assert seen.notes["alike"] == pytest.approx(8 / 28)
+    assert seen.notes["with_alike"] == pytest.approx(6 / 8)
+    # the two sure ones of a domain with those of the other: 0 or 1, four pairs; within the target: two
+    assert seen.notes["clustering_active"] == pytest.approx(22 / 28)
+    assert (seen.notes["entropy_active"], seen.notes["entropy_unsure"]) == (1.0, 0.5)
+
+
 def test_slots_that_are_not_filled_yet_do_not_count_and_filled_ones_do(blobs, contract):
     one, two = term_of(contract, blobs, top=1, bank=0), term_of(contract, blobs, top=1, bank=50)
     first = step(*VECTORS, *LOGITS)
@@ -233,7 +255,8 @@ def test_a_resumed_training_has_the_same_bank_and_weights(blobs, other, tmp_path
     resumed = train(recipe(**changes), blobs, other, checkpoint=tmp_path / "c")
     assert same(state(whole), state(resumed))
     assert whole.record["history"] == resumed.record["history"]
-    assert {"alike", "entropy_active"} <= set(whole.record["history"][0])
+    shares = {"alike", "with_alike", "clustering_active", "entropy_active", "entropy_unsure"}
+    assert all(0.0 <= epoch[name] <= 1.0 for epoch in whole.record["history"] for name in shares)
 
 
 # ---------------------------------------------------------------------- batch norm by domain

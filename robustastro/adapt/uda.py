@@ -75,9 +75,12 @@ def entropy_separation(probabilities: torch.Tensor, margin: float) -> tuple[torc
 class UDA(Transfer):
     """Adaptive clustering and entropy separation, domain-specific batch norm, cosine classifier.
 
-    In the history, `alike` is the share of pairs that are alike and `entropy_active` the share of target galaxies that
-    entropy separation moves: with the published margin of 0.5 and three classes nearly none, as |H - log(3) / 2| is at
-    most 0.549. So the margin is scaled with log K, to be 0.5 at the ten classes that it was published with.
+    The history tells on which share of an epoch's samples each loss acts: `alike`, of the pairs those that are alike;
+    `with_alike`, of the galaxies of both domains those that are alike to one at least; `clustering_active`, of the
+    pairs those whose p_i . p_j is not so near to 0 or 1 (1e-6) that the loss is flat; `entropy_active`, of the target
+    galaxies those that entropy separation moves, and `entropy_unsure` those that it makes less sure. With the published
+    margin of 0.5 and three classes it moves nearly none, as |H - log(3) / 2| is at most 0.549. So the margin
+    is scaled with log K, to be 0.5 at the ten classes that it was published with.
 
     Parameters
     ----------
@@ -149,8 +152,16 @@ class UDA(Transfer):
         clustering = adaptive_clustering(probabilities, theirs, same, counted)
         separation, active = entropy_separation(probabilities[n:], self.margin)
         self._remember(latent[n:], probabilities[n:].detach())
-        step.notes["alike"] = float(same[counted].float().mean())
-        step.notes["entropy_active"] = float(active.float().mean())
+        together = (probabilities @ theirs.T).detach()
+        unsure = entropy(probabilities[n:]) > 0.5 * math.log(probabilities.shape[1])
+        shares = {
+            "alike": same[counted],
+            "with_alike": (same & counted).any(dim=1),
+            "clustering_active": ((together > SMALL) & (together < 1.0 - SMALL))[counted],
+            "entropy_active": active,
+            "entropy_unsure": active & unsure,
+        }
+        step.notes.update({name: float(which.float().mean()) for name, which in shares.items()})
         grown = min(1.0, step.progress / self.warm_up) if self.warm_up else 1.0
         loss = grown * (self.weight * clustering + self.entropy_weight * separation)
         if self.align:
