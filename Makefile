@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test gate lint bench bench-perturbations bench-pixel report-pixel report-seeds report-deepadversaries report-radio zoo catalogue clean
+.PHONY: demo test gate lint bench bench-perturbations bench-pixel report-pixel report-seeds report-deepadversaries report-radio report-mocks zoo catalogue clean
 
 demo: $(READY)
 	$(BIN)/robustastro demo
@@ -90,6 +90,9 @@ zoo: $(READY)
 
 report-pixel: reports/demo/dann.pt
 	$(BIN)/python reports/make_pixel.py
+
+report-mocks: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python reports/make_mocks.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

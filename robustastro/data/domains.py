@@ -65,9 +65,9 @@ TEST_BEDS: Mapping[str, TestBed] = {
         "galaxies at redshift 2 through HST's PSF, without noise and with it",
         source={"depth": PRISTINE},
         target={},
-        both={"survey": "HST", "bands": ("I", "J", "H"), "zoom": 0.18, "brighter": -1.7},
+        both={"survey": "HST", "bands": ("I", "J", "H"), "zoom": 0.18, "brighter": -1.3},
         numbers="approximate, perturbations.surveys.HST; half-light radii of 0.25 to 0.65 arcsec, those of large "
-        "galaxies at redshift 2 (van der Wel et al. 2014, ApJ 788, 28); H of 22.2 to 24.2 is our choice",
+        "galaxies at redshift 2 (van der Wel et al. 2014, ApJ 788, 28); H of 21.8 to 23.8 is our choice",
     ),
     "nearby": _bed(
         "simulated galaxies of the nearby universe, nearly without noise, and observed ones as in SDSS",
@@ -90,15 +90,15 @@ TEST_BEDS: Mapping[str, TestBed] = {
         "SDSS and DECaLS: other pixels, seeing and depth",
         source={"survey": "SDSS"},
         target={"survey": "DECaLS", "calibrated_to": "SDSS"},
-        both={"bands": ("g", "r", "z"), "zoom": 1.8, "brighter": 3.6},
-        numbers="surveycodex (SDSS) and perturbations.surveys (DECaLS); r of 16.9 to 18.9 and the sizes are our choice",
+        both={"bands": ("g", "r", "z"), "zoom": 1.8, "brighter": 4.0},
+        numbers="surveycodex (SDSS) and perturbations.surveys (DECaLS); r of 16.5 to 18.5 and the sizes are our choice",
     ),
     "stripe82": _bed(
         "single scans of SDSS, which have labels, and the deep coadd of Stripe 82",
         source={"survey": "SDSS"},
         target={"survey": "Stripe82", "calibrated_to": "SDSS"},
-        both={"zoom": 1.8, "brighter": 2.7},
-        numbers="surveycodex (SDSS) and perturbations.surveys (Stripe82); r of 17.8 to 19.8 and the sizes are our "
+        both={"zoom": 1.8, "brighter": 3.2},
+        numbers="surveycodex (SDSS) and perturbations.surveys (Stripe82); r of 17.3 to 19.3 and the sizes are our "
         "choice",
     ),
 }

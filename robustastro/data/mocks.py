@@ -166,7 +166,7 @@ class Recipe:
         """A name for people: "LSST Y10"."""
         years = self.depth * 10.0
         whole = self.survey == "LSST" and 1.0 <= years <= 10.0 and math.isclose(years, round(years))
-        depth = f"Y{round(years)}" if whole else f"at {self.depth:g} of its depth"
+        depth = f"Y{round(years)}" if whole else f"at {self.depth:g} {'times' if self.depth > 1.0 else 'of'} its depth"
         if self.survey != "LSST" and self.depth == 1.0:
             depth = ""
         elif self.depth == PRISTINE:

@@ -31,7 +31,7 @@ from robustastro.data.mock_light import (
 def wound_spiral(p: Mapping[str, Any]) -> Light:
     """A spiral whose arms may wind more than once around: drawn more finely, and thinner where they come close."""
     start = p["arm_start"] + _evenly(p) + p["arm_phases"][: int(p["arms"])] / p["arms"] * 2.0
-    arms, knots = _arms(p, 0.5, start, width=min(1.0, p["pitch_angle"] / 15.0))
+    arms, knots = _arms(p, 0.5, start, width=min(1.0, p["pitch_angle"] / 18.0))
     return _bulge_of(p) | {"disk": _disk(p), "arms": arms, "knots": knots}
 
 

@@ -65,12 +65,12 @@ def barred_spiral(draws: Draws) -> Parameters:
 
 
 def tight_spiral(draws: Draws) -> Parameters:
-    """Pitch angles of 8 to 13 degrees, the tighter part of Kennicutt 1981, AJ 86, 1847; two arms, larger bulges."""
+    """Pitch angles of 9 to 14 degrees, the tighter part of Kennicutt 1981, AJ 86, 1847; two arms, larger bulges."""
     p = _face_on(spiral(draws), draws)
-    p["pitch_angle"] = _between(draws, "tight pitch", 8.0, 13.0)
+    p["pitch_angle"] = _between(draws, "tight pitch", 9.0, 14.0)
     p["arms"] = np.full(len(draws), 2.0)
     p["bulge_fraction"] = p["fraction_bulge"] = _normal(draws, "tight bulge", 0.2, 0.1, 0.05, 0.45)
-    return _disk_light(p, 0.0, arms=1.25)
+    return _disk_light(p, 0.0, arms=1.5)
 
 
 def loose_spiral(draws: Draws) -> Parameters:
@@ -93,10 +93,11 @@ def edge_on(draws: Draws) -> Parameters:
 
 
 def edge_on_bulge(draws: Draws) -> Parameters:
-    """The same with a round bulge of 25 to 50% of the light that stands out of the disk."""
+    """The same with a round bulge of 32 to 58% of the light that stands out of the disk."""
     p = _from_the_side(draws)
-    p["bulge_fraction"] = _between(draws, "great bulge", 0.25, 0.50)
-    p["bulge_radius"] = p["half_light_radius"] * _between(draws, "great bulge size", 0.30, 0.45)
+    p["bulge_fraction"] = _between(draws, "great bulge", 0.32, 0.58)
+    p["bulge_index"] = np.maximum(p["bulge_index"], 2.0)
+    p["bulge_radius"] = p["half_light_radius"] * _between(draws, "great bulge size", 0.25, 0.40)
     return _bulge_and_disk(p)
 
 
@@ -182,8 +183,11 @@ PARTS = (*mock_parameters.PARTS, "bar", "arcs")  # they add up to the galaxy
 
 
 def _face_on(p: Parameters, draws: Draws) -> Parameters:
-    """Seen at less than 55 degrees or so: bars and windings are told apart."""
+    """Seen at less than 55 degrees or so and at least 2 arcsec in size: bars and windings can be told apart."""
     p["axis_ratio"] = _between(draws, "face-on", 0.58, 1.0)
+    size = 2.0 + (LARGE - 2.0) / (LARGE - SMALL) * (p["half_light_radius"] - SMALL)
+    p["bulge_radius"] = p["bulge_radius"] * size / p["half_light_radius"]
+    p["half_light_radius"] = size
     return p
 
 
