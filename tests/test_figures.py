@@ -369,7 +369,10 @@ def test_a_heat_map_of_two_perturbations_is_refused(tmp_path):
 # ---------------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+TWO_DOMAINS = ("entropy", "tsne")  # see test_figures_domains
+
+
+@pytest.mark.parametrize("name", [name for name in figures.FIGURES if name not in TWO_DOMAINS])
 @pytest.mark.parametrize("suffix", [".png", ".pdf"])
 def test_files_are_whole_and_the_same_every_time(name, suffix, records, tmp_path):
     module = figures.get(name)
@@ -384,7 +387,7 @@ def test_files_are_whole_and_the_same_every_time(name, suffix, records, tmp_path
     assert module.caption(drawn)
 
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+@pytest.mark.parametrize("name", [name for name in figures.FIGURES if name not in TWO_DOMAINS])
 def test_no_words_run_into_each_other(name, records):
     """Every visible text lies within the page, and tick labels and titles of an axis do not overlap."""
     fig = figures.get(name).figure(records)

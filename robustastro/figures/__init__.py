@@ -22,6 +22,9 @@ FIGURES = MappingProxyType(
         "reliability": "how often a model is right at each confidence, and its calibration error",
         "science": "completeness and purity of the classes against magnitude, size or signal-to-noise",
         "confusion": "which class is taken for which, clean and perturbed",
+        "roc": "how many of a class are found at each rate of false alarms, by method and domain",
+        "entropy": "how unsure models are of classes that they know, and of one that they do not",
+        "tsne": "source and target in the latent space, by class and domain",
         "church": "classes of the head in the plane of an attack and of a shallower survey",
         "isomap": "clean, attacked and shallow galaxies of the latent space in two and three dimensions",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,10 @@ from matplotlib.figure import Figure
 
 from perturbations.errors import InputError
 from robustastro.figures.style import COLUMN, PAGE, blank, model_names, style
-from robustastro.metrics.confusion import confusion, shares
+from robustastro.metrics.confusion import confusion, shares, with_unknown
+from robustastro.metrics.open_set import true_classes
 from robustastro.metrics.paired import pair, stacked
+from robustastro.metrics.probabilities import probabilities
 from robustastro.metrics.science import most_severe
 from robustastro.metrics.tables import strength_text
 from robustastro.record import Record, Unit
@@ -53,25 +56,80 @@ def figure(
     return draw(panels, records[0].classes, across if across > 1 else ACROSS)
 
 
-def draw(panels: Sequence[Panel], classes: Sequence[str], across: int = ACROSS) -> Figure:
-    """Matrices of labels and predictions, at most `across` beside each other."""
+def open_figure(records: Sequence[Record], names: Sequence[str] | None = None, *, rho: float | None = None) -> Figure:
+    """Of each record a matrix of the clean galaxies; those called unknown are the last column.
+
+    The last row are galaxies of classes that the model does not know, where there are any (`open_set.true_classes`).
+
+    Parameters
+    ----------
+    rho : entropy above which a galaxy is called unknown [nats]; default log(K) / 2, as in DeepAstroUDA.
+
+    Raises
+    ------
+    InputError : no labelled galaxy, or other classes in another record.
+    """
+    panels, strange = _open_panels(records, names, rho)
+    return draw(panels, [*records[0].classes, strange], called=[*records[0].classes, "unknown"])
+
+
+def open_caption(records: Sequence[Record], names: Sequence[str] | None = None, *, rho: float | None = None) -> str:
+    """What the figure of known and unknown classes shows, in words."""
+    _, strange = _open_panels(records, names, rho)
+    value = math.log(len(records[0].classes)) / 2 if rho is None else rho
+    half = "log(K) / 2 = " if rho is None else ""
+    return (
+        f"Confusion matrices of {', '.join(model_names(records, names))}, clean. Rows: true class with its number of "
+        f"galaxies n, the last ({strange}) not known to the models; columns: predicted class, or unknown where the "
+        f"entropy of the prediction is above rho = {half}{value:.2f} nats; shares of the row, galaxies in parentheses."
+    )
+
+
+def _open_panels(records: Sequence[Record], names: Sequence[str] | None, rho: float | None) -> tuple[list[Panel], str]:
+    """Matrices with a class more, and what it is called."""
+    panels, strange = [], []
+    for record, name in zip(records, model_names(records, names), strict=True):
+        if record.classes != records[0].classes:
+            raise InputError("runs with different classes", "runs with the same classes", "draw them one by one")
+        classes, unknown = true_classes(record)
+        labels = record.galaxies["label"].fillna(-1).to_numpy(dtype=np.int64)
+        found = probabilities(record, stacked(record.galaxies["logits"]))
+        panels.append(Panel(name, *with_unknown(labels, unknown, found, rho)))
+        strange += classes[unknown].tolist()
+    if not any((panel.labels >= 0).any() for panel in panels):
+        raise InputError("no labelled galaxies", "labels", "name the labels with --label-column")
+    return panels, strange[0] if len(set(strange)) == 1 else "unknown"
+
+
+def draw(
+    panels: Sequence[Panel], classes: Sequence[str], across: int = ACROSS, called: Sequence[str] | None = None
+) -> Figure:
+    """Matrices of labels and predictions, at most `across` beside each other.
+
+    Parameters
+    ----------
+    called : what the columns are called, where that is not what the rows are.
+    """
     matrices = [confusion(panel.labels, panel.predicted, len(classes)) for panel in panels]
     none = any(counts[:, -1].any() for counts in matrices)
-    shown = [*classes, "none"] if none else list(classes)
+    shown = [*(called or classes), *(["none"] if none else [])]
     columns = min(across, len(panels))
     rows = -(-len(panels) // columns)
+    many = len(classes) > NUMBERS  # rows too low for two lines, and a column too narrow for so many
+    gap = ", " if many else "\n"
+    side = (4.6 if columns == 1 else 4.4 / columns) if many else (2.4 if columns == 1 else 4.6 / columns)
     with style():
-        fig = blank(COLUMN if columns == 1 else PAGE, 0.6 + rows * (0.6 + (2.4 if columns == 1 else 4.6 / columns)))
+        fig = blank(COLUMN if columns == 1 and not many else PAGE, 0.6 + 0.8 * many + rows * (0.6 + side))
         axes = fig.subplots(rows, columns, squeeze=False)
         for k, (panel, counts) in enumerate(zip(panels, matrices, strict=True)):
             ax = axes[k // columns, k % columns]
-            _matrix(ax, counts[:, : len(shown)])
+            _matrix(ax, counts[:, : len(shown)], 6.0 if columns == 1 or len(classes) < 5 else 4.5)
             ax.set_title(panel.title, fontsize=7)
             n = counts.sum(axis=1)
             first = k % columns == 0
             ax.set_yticks(
                 range(len(classes)),
-                [f"{c}\nn = {m}" if first else f"n = {m}" for c, m in zip(classes, n, strict=True)],
+                [f"{c}{gap}n = {m}" if first else f"n = {m}" for c, m in zip(classes, n, strict=True)],
             )
             ax.set_xticks(range(len(shown)), shown, rotation=90)
             if k + columns < len(panels):
@@ -155,7 +213,7 @@ def _fall(record: Record, unit: Unit) -> float:
     return float((paired.clean_correct.sum() - paired.perturbed_correct.sum()) / paired.labelled.sum())
 
 
-def _matrix(ax: Axes, counts: np.ndarray) -> None:
+def _matrix(ax: Axes, counts: np.ndarray, size: float) -> None:
     """Cells with their share and count. `counts` may lack the column of no class where that is empty everywhere."""
     share = shares(counts)
     colours = matplotlib.colormaps[CMAP].with_extremes(bad="0.85")
@@ -164,6 +222,6 @@ def _matrix(ax: Axes, counts: np.ndarray) -> None:
         if np.isfinite(value):
             words = f"{value:.2f}" + (f"\n({counts[row, column]})" if len(counts) <= NUMBERS else "")
             colour = "white" if value > 0.55 else "black"
-            ax.text(column, row, words, ha="center", va="center", color=colour, fontsize=6 if len(counts) < 5 else 4.5)
+            ax.text(column, row, words, ha="center", va="center", color=colour, fontsize=size)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(True)

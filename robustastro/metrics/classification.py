@@ -82,7 +82,7 @@ def classification(
         every = [parts[k][name] for k in there]
         macro[name] = NOTHING
         if every:
-            values, left_out = (np.mean([one[at] for one in every], axis=0) for at in (0, 1))
+            values, left_out = (np.mean(arrays, axis=0) for arrays in list(zip(*every, strict=True))[:2])
             macro[name] = jackknifed(values, left_out, min(one[2] for one in every), confidence)
     headline = per_class[positive] if two else macro
     return {
@@ -158,6 +158,29 @@ def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.
     with np.errstate(invalid="ignore"):
         true, false = (np.append(0.0, np.cumsum(those)[last]) / those.sum() for those in (hits, 1.0 - hits))
     return false, true
+
+
+def auc_over_seeds(scores: np.ndarray, positive: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+    """Mean area under the ROC curve of k trainings; of one `open_set.auroc`, of more `jackknifed`.
+
+    Parameters
+    ----------
+    scores : (k, n) or (n,), higher for the positive class: such as the entropy, for galaxies of unknown classes.
+    positive : (n,) bool.
+
+    Raises
+    ------
+    InputError : a score that is not finite.
+    """
+    scores, positive = np.atleast_2d(np.asarray(scores, dtype=np.float64)), np.asarray(positive, dtype=bool)
+    if not np.isfinite(scores).all():
+        raise InputError(
+            f"scores of {int((~np.isfinite(scores).all(axis=0)).sum())} galaxies are not finite", "numbers",
+            "mend the model, or leave it out",
+        )  # fmt: skip
+    if len(scores) == 1:
+        return auroc(scores[0], positive, confidence)
+    return jackknifed(*_areas(scores, positive), int(min(positive.sum(), (~positive).sum())), confidence)
 
 
 def jackknifed(values: np.ndarray, left_out: np.ndarray, least: int, confidence: float = CONFIDENCE) -> Estimate:
@@ -249,8 +272,8 @@ def _estimate(
         return NOTHING
     if len(called) == 1 and name == "precision" and part[2]:
         return proportion(labels[called[0] == k] == k, confidence)
-    if len(called) == 1 and name == "auc":
-        return auroc(log_odds(logits[0])[:, k], labels == k, confidence)
+    if name == "auc":
+        return auc_over_seeds(log_odds(logits)[..., k], labels == k, confidence)
     return jackknifed(*part, confidence)
 
 

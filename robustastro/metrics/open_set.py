@@ -9,6 +9,7 @@ import numpy as np
 from perturbations.errors import InputError
 from robustastro.metrics.intervals import CONFIDENCE, NOTHING, Estimate, fraction
 from robustastro.metrics.significance import over_seeds
+from robustastro.record import Record
 
 
 def auroc(scores: np.ndarray, unknown: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
@@ -124,6 +125,21 @@ def called_unknown(probabilities: np.ndarray, rho: float | None = None) -> np.nd
     if not 0 <= rho <= most:
         raise InputError(f"rho = {rho:g}", f"0 to log K = {most:.4g}", "the published value is log(K) / 2")
     return ~(entropy(probabilities) <= rho)
+
+
+def true_classes(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """The true class of each galaxy of a run, str (N,), and whether that is one the model does not know, bool (N,).
+
+    A galaxy of a class that the model does not know has the label -1, and the name of its class in the catalogue column
+    `class`. "" where there is no such name: nothing is known of that galaxy, and it is not counted as unknown.
+    """
+    table, known = record.galaxies, np.array(["", *record.classes])
+    labels = table["label"].fillna(-1).to_numpy(dtype=np.int64)
+    names = known[labels + 1].astype(object)
+    if "class" in table:
+        named = table["class"].fillna("").astype(str).to_numpy()
+        names = np.where(labels < 0, named, names)
+    return names.astype(str), (labels < 0) & ~np.isin(names.astype(str), known)
 
 
 def share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
