@@ -11,6 +11,7 @@ import torch
 
 from perturbations.errors import InputError
 from robustastro.contract import InputContract, Stretch
+from robustastro.data.galaxies import Galaxies
 from robustastro.models import zoo
 from robustastro.models.bundles import is_bundle, read_weights, state_dict_of
 
@@ -104,10 +105,20 @@ def _shape(state: dict[str, torch.Tensor]) -> tuple[int | None, int | None]:
 def _data(file: str, reading: dict[str, Any]) -> dict[str, Any]:
     from robustastro.adapt.training import SAMPLE
     from robustastro.commands import open_data
+    from robustastro.data.readers import sets_of
 
+    known = sets_of(Path(file))
+    if known is not None and len(known[1]) > 1:
+        authors, names = known
+        return {
+            "file": file,
+            "kind": "folder of several sets of galaxies",
+            "layout": authors,
+            "sets": {name: _brief(f"{file}::{name}", reading) for name in names},
+            "next": f"name one: robustastro inspect {file}::{names[0]}",
+        }
     galaxies = open_data(file, reading)
     sample = galaxies.batch(slice(0, SAMPLE))
-    labels = galaxies.labels
     exposure = galaxies.exposure
     return {
         "file": file,
@@ -116,7 +127,7 @@ def _data(file: str, reading: dict[str, Any]) -> dict[str, Any]:
         "n": len(galaxies),
         "shape": list(galaxies.images.shape[1:]),
         "bands": list(galaxies.bands),
-        "labels": None if labels is None else {n: int((labels == k).sum()) for k, n in enumerate(galaxies.classes)},
+        "labels": _counts(galaxies),
         "units": "display values without units" if exposure is None else "electrons of the reference exposure",
         "pixels": f"{float(sample.min()):.4g} to {float(sample.max()):.4g} in the first {len(sample)} images",
         "exposure": None if exposure is None else exposure.summary().to_dict(),
@@ -124,6 +135,22 @@ def _data(file: str, reading: dict[str, Any]) -> dict[str, Any]:
         "notes": list(galaxies.notes),
         "sha256": galaxies.digest(),
     }
+
+
+def _brief(file: str, reading: dict[str, Any]) -> dict[str, Any]:
+    """Number, size and labels of one set of a folder, or what is wrong with it."""
+    from robustastro.commands import open_data
+
+    try:
+        galaxies = open_data(file, reading)
+    except InputError as problem:
+        return {"problem": str(problem)}
+    return {"n": len(galaxies), "shape": list(galaxies.images.shape[1:]), "labels": _counts(galaxies)}
+
+
+def _counts(galaxies: Galaxies) -> dict[str, int] | None:
+    labels = galaxies.labels
+    return None if labels is None else {n: int((labels == k).sum()) for k, n in enumerate(galaxies.classes)}
 
 
 def _run(path: Path) -> dict[str, Any]:

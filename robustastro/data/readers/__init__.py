@@ -20,8 +20,10 @@ FITS = (".fits", ".fit", ".fits.gz", ".fits.fz")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 TABLES = (".csv", ".ecsv")
 FILES = {".npz": "arrays", ".npy": "arrays", ".h5": "hdf5", ".hdf5": "hdf5"} | dict.fromkeys(FITS, "fits")
+AUTHORS = {"deepadversaries": "DeepAdversaries", "deepmerge": "DeepMerge II", "deepastrouda": "DeepAstroUDA"}
 LAYOUTS = (
-    "FITS cutouts, images with a catalogue.csv, one subfolder of images per class, or the .npy files of DeepAdversaries"
+    "FITS cutouts, images with a catalogue.csv, one subfolder of images per class, or the files of "
+    "DeepAdversaries, DeepMerge II or DeepAstroUDA under their own names"
 )
 MASKED = ("reject", "interpolate")
 
@@ -43,8 +45,10 @@ def read(
     Parameters
     ----------
     path : `.npz`, `.npy`, `.h5`, `.fits` (a cube of images), a catalogue (`.csv`, `.ecsv`) beside its images, or a
-        folder: FITS cutouts, images with a catalogue or one subfolder per class, or the DeepAdversaries layout, where a
-        suffix chooses the depth ("folder::Y1": all its splits, as column "split"), or one split ("folder::Y1/test").
+        folder: FITS cutouts, images with a catalogue or one subfolder per class, or the files of DeepAdversaries, where
+        a suffix chooses the depth ("folder::Y1": all its splits, as column "split"), or one split ("folder::Y1/test");
+        of DeepMerge II ("folder::distant/source"); or of DeepAstroUDA ("folder::decals"). A Galaxy10 file with the
+        suffix "::common" has its classes under the names of the mocks.
     exposure : what the pixels mean; otherwise `PATH.exposure.toml`, or `exposure.toml` in a folder, where there is one.
         FITS images with a flux unit are converted to its electrons; other images are taken to be in electrons already.
     label_column : column of the catalogue (or array of the .npz) with the classes; None or "none": no labels.
@@ -85,11 +89,15 @@ def read(
         choice=choice,
     )
     form = _format(place, request)
-    if choice is not None and form != "deepadversaries":
-        raise InputError(f"'::{choice}' after {place}", "a choice in a DeepAdversaries folder", "use --split instead")
+    if choice is not None and form not in (*AUTHORS, "hdf5"):
+        raise InputError(
+            f"'::{choice}' after {place}",
+            f"a choice in a folder of {', '.join(AUTHORS.values())}",
+            "use --split instead",
+        )
     if catalogue is not None and form not in ("fits", "folder"):
         raise InputError(f"a catalogue for {place}", "catalogues go with FITS images and image folders", "leave it out")
-    reader: Callable[[Path, Request], Found] = importlib.import_module(f"{__name__}.{form}").find
+    reader: Callable[[Path, Request], Found] = _module(form).find
     return assemble(reader(place, request), request, place, _source(place, request, form, exposure))
 
 
@@ -101,6 +109,14 @@ def read_again(source: Mapping[str, Any]) -> Galaxies:
         exposure=None if exposure is None else Exposure.from_dict(exposure),
         **source.get("options", {}),
     )
+
+
+def sets_of(place: Path) -> tuple[str, tuple[str, ...]] | None:
+    """Whose files a folder holds, and the names that may follow "::"; None for anything else."""
+    for form, authors in AUTHORS.items():
+        if place.is_dir() and (sets := _module(form).sets(place)):
+            return authors, sets
+    return None
 
 
 def write_hdf5(galaxies: Galaxies, path: str | Path, progress: Callable[[int, int], Any] | None = None) -> None:
@@ -121,6 +137,10 @@ def suffix_of(path: Path) -> str:
     """The file name's ending in lower case, ".fits.gz" as one."""
     name = path.name.lower()
     return next((s for s in (".fits.gz", ".fits.fz") if name.endswith(s)), path.suffix.lower())
+
+
+def _module(form: str) -> Any:
+    return importlib.import_module(f"{__name__}.{form}")
 
 
 def _source(place: Path, request: Request, form: str, exposure: Exposure | None) -> dict[str, Any]:
@@ -161,10 +181,11 @@ def _format(path: Path, request: Request) -> str:
                 f"{path} has the unknown extension '{suffix_of(path)}'", f"{kinds}, or a folder", "convert it"
             )
         return FILES[suffix_of(path)]
-    from robustastro.data.readers import catalogue, deepadversaries
+    from robustastro.data.readers import catalogue
 
-    if deepadversaries.choices(path):
-        return "deepadversaries"
+    for form in AUTHORS:
+        if _module(form).sets(path):
+            return form
     table = catalogue.beside(path, request.catalogue)
     files = [f for f in catalogue.files_below(path) if f != table]
     cutouts = sum(suffix_of(f) in FITS for f in files if f.parent == path or table is not None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pandas as pd
 
 from perturbations.errors import InputError, unknown_name
 from robustastro.data.readers.assemble import Found, Request, checked_dtype
+from robustastro.data.readers.labels import coded
 
 IMAGES, LABELS, CLASSES = ("images", "X", "x"), ("labels", "y"), ("classes", "class_names")
 MOST_CHANNELS = 6  # an axis this short can be the channels
@@ -59,8 +60,10 @@ def find(path: Path, request: Request) -> Found:
     """The galaxies of an `.npz` or `.npy` file."""
     if path.suffix.lower() == ".npz":
         return _npz(path, request)
-    from robustastro.data.readers import deepadversaries
+    from robustastro.data.readers import deepadversaries, deepmerge
 
+    if (name := deepmerge.set_of(path)) is not None:
+        return deepmerge.find(path.parent, replace(request, choice=name))
     labels, ids = _labels_beside(path), None
     images, notes = mapped(path)
     if (choice := deepadversaries.choice_of(path)) is not None:
@@ -122,6 +125,16 @@ def load(path: Path, mapped: bool = False) -> Any:
         raise _unreadable(path, problem) from None
 
 
+def labels_of(path: Path, classes: tuple[str, ...], count: int) -> np.ndarray:
+    """Positions in `classes`, from a file that must have one label for each of `count` images."""
+    labels, _ = coded(load(path), classes, None, str(path))
+    if len(labels) != count:
+        raise InputError(
+            f"{path}: {len(labels)} labels for {count} images", "one per image", "check that the files belong together"
+        )
+    return labels
+
+
 def layout_of(shape: tuple[int, ...], path: Path) -> tuple[str, tuple[str, ...]]:
     """The order of the axes, and a note where it was guessed."""
     if len(shape) == 3:
@@ -141,7 +154,7 @@ def as_nchw(images: np.ndarray, layout: str) -> np.ndarray:
 
 
 def _labels_beside(path: Path) -> Path | None:
-    """The labels of an .npy file, by names such as those of DeepMerge (_X_, _y_)."""
+    """The labels of an .npy file, by names such as x_X_1 and x_y_1."""
     others = (path.name.replace("images", "labels"), path.name.replace("_X_", "_y_"))
     return next((path.parent / o for o in others if o != path.name and (path.parent / o).is_file()), None)
 

@@ -160,6 +160,23 @@ def channels(
     return bands, None if exposure is None else exposure if exposure.bands == bands else exposure.pick(bands)
 
 
+def chosen_set(path: Path, request: Request, known: Sequence[str]) -> str:
+    """The set of a folder that follows "::" in the path, or the only one there is.
+
+    Raises
+    ------
+    InputError : there are several and none is chosen, or not the one that is.
+    """
+    if request.choice is None and len(known) > 1:
+        raise InputError(
+            f"the folder {path} leaves a choice", f"one of {', '.join(known)}", f"name one: {path}::{known[0]}"
+        )
+    name = known[0] if request.choice is None else request.choice
+    if name not in known:
+        raise unknown_name(f"set of {path}", name, known)
+    return name
+
+
 def checked_dtype(dtype: np.dtype, what: str) -> None:
     """Refuse pixels that are not real numbers."""
     if dtype.kind not in "buif":

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from perturbations.errors import InputError, unknown_name
-from robustastro.data.readers.arrays import MappedImages, load, mapped
+from robustastro.data.galaxies import Images
+from robustastro.data.readers.arrays import labels_of, mapped
 from robustastro.data.readers.assemble import Found, Request
-from robustastro.data.readers.labels import coded
 from robustastro.data.splits import SPLITS
 
 CLASSES = ("spiral", "elliptical", "merger")
@@ -51,6 +51,11 @@ def choices(folder: Path) -> dict[str, Choice]:
     return {name: choice for name, choice in ALL.items() if (folder / choice.images).is_file()}
 
 
+def sets(folder: Path) -> tuple[str, ...]:
+    """The depths that a folder holds, each of which may follow "::" by itself."""
+    return tuple(dict.fromkeys(name.split("/")[0] for name in choices(folder)))
+
+
 def choice_of(path: Path) -> Choice | None:
     """The set of the layout that an `.npy` file opened by itself is: by its name, and by the labels beside it."""
     return next((c for c in ALL.values() if c.images == path.name and (path.parent / c.labels).is_file()), None)
@@ -65,21 +70,21 @@ def numbered(choice: Choice, count: int) -> list[str]:
 class JoinedImages:
     """Images (N, C, H, W) of several files one after the other, left on disk."""
 
-    parts: tuple[MappedImages, ...]
+    parts: tuple[Images, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (sum(len(p.array) for p in self.parts), *self.parts[0].shape[1:])
+        return (sum(p.shape[0] for p in self.parts), *self.parts[0].shape[1:])
 
     @property
     def dtype(self) -> np.dtype:
-        return np.result_type(*(p.dtype for p in self.parts))
+        return np.result_type(*(getattr(p, "dtype", np.float32) for p in self.parts))
 
     def __getitem__(self, which: Any) -> np.ndarray:
         positions = np.atleast_1d(np.arange(self.shape[0])[which])
         values, start = np.empty((len(positions), *self.shape[1:]), dtype=self.dtype), 0
         for part in self.parts:
-            stop = start + len(part.array)
+            stop = start + part.shape[0]
             here = (start <= positions) & (positions < stop)
             if here.any():
                 values[here] = part[positions[here] - start]
@@ -103,7 +108,8 @@ def find(path: Path, request: Request) -> Found:
         ids += numbered(choice, count)
         catalogues.append(pd.DataFrame({} if choice.split is None else {"split": [choice.split] * count}))
         if request.label_column is not None:
-            labels.append(_labels(path / choice.labels, count))
+            # checked file by file, as too many in one could make up for too few in the next
+            labels.append(labels_of(path / choice.labels, CLASSES, count))
     return Found(
         parts[0] if len(parts) == 1 else JoinedImages(tuple(parts)),
         ids,
@@ -131,13 +137,3 @@ def _chosen(path: Path, request: Request) -> tuple[str, list[Choice]]:
         names = [*(depth for depth, splits in depths.items() if splits > 1), *(fitting or known)]
         raise InputError(f"the folder {path} {what}", f"one of {', '.join(names)}", f"name one: {path}::{names[0]}")
     return next(iter(fitting if len(fitting) == 1 else depths)), list(fitting.values())
-
-
-def _labels(path: Path, count: int) -> np.ndarray:
-    """Positions in `CLASSES`; checked file by file, as too many in one could make up for too few in the next."""
-    labels, _ = coded(load(path), CLASSES, None, str(path))
-    if len(labels) != count:
-        raise InputError(
-            f"{path}: {len(labels)} labels for {count} images", "one per image", "check that the files belong together"
-        )
-    return labels

@@ -8,13 +8,15 @@ attributes: format = "robustastro-galaxies", schema = 1, classes, bands, domain,
 Pixels are not compressed: noise does not shrink (6% with shuffle and LZF) and unpacking it made reading ten times
 slower. A catalogue column that HDF5 cannot hold as it is (text, dates, missing values) has its pandas dtype as an
 attribute, and `/missing/COLUMN` where values are missing.
+
+HDF5 files of others are known by what is in them: `galaxy10`, `deepastrouda`.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,39 +28,54 @@ import pandas as pd
 from perturbations.errors import InputError
 from perturbations.exposure import Exposure
 from robustastro.data.galaxies import CHUNK, Galaxies
-from robustastro.data.readers.assemble import Found, Request
+from robustastro.data.readers.arrays import as_nchw, layout_of
+from robustastro.data.readers.assemble import Found, Request, checked_dtype
 from robustastro.record import write_whole
 
 FORMAT, SCHEMA = "robustastro-galaxies", 1
+# Unpacked chunks: in files of others a chunk is often a small piece of hundreds of images. Many slots, because two
+# chunks in one slot throw each other out (five times slower).
+CACHE, SLOTS = 1 << 28, 100_003  # bytes
 TEXT = h5py.string_dtype()
 
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images (N, C, H, W) in an HDF5 file that is open only while some are read: safe to pickle and in workers."""
+    """Images (N, C, H, W) in an HDF5 file that is open only while some are read: safe to pickle and in workers.
+
+    Parameters
+    ----------
+    path : the file.
+    shape : (N, C, H, W).
+    name : of the data set.
+    layout : of its axes, "NCHW", "NHWC" or "NHW".
+    """
 
     path: Path
     shape: tuple[int, ...]
+    name: str = "images"
+    layout: str = "NCHW"
 
     def __getitem__(self, which: Any) -> np.ndarray:
         positions = np.atleast_1d(np.arange(self.shape[0])[which])
         wanted, back = np.unique(positions, return_inverse=True)
-        values = np.empty((len(wanted), *self.shape[1:]), dtype=np.float32)
         # runs of neighbours: h5py's own selection by a list is twenty times slower
         edges = np.flatnonzero(np.diff(wanted, prepend=-2, append=self.shape[0] + 1) != 1)
         try:
-            with h5py.File(self.path) as file:
-                images = file["images"]
+            with h5py.File(self.path, rdcc_nbytes=CACHE, rdcc_nslots=SLOTS) as file:
+                images = file[self.name]
                 assert isinstance(images, h5py.Dataset)
+                values = np.empty((len(wanted), *images.shape[1:]), dtype=np.float32)
                 for start, stop in itertools.pairwise(edges):
                     images.read_direct(values, np.s_[wanted[start] : wanted[stop - 1] + 1], np.s_[start:stop])
         except (OSError, KeyError) as problem:
             raise _unreadable(self.path, problem) from None
+        values = as_nchw(values, self.layout)
         return values if np.array_equal(positions, wanted) else values[back]
 
 
 def find(path: Path, request: Request) -> Found:
-    """The galaxies of a file written by `write_hdf5`."""
+    """The galaxies of a file written by `write_hdf5`, or of one by others that is known."""
     try:
         with h5py.File(path) as file:
             return _found(file, path, request)
@@ -67,11 +84,20 @@ def find(path: Path, request: Request) -> Found:
 
 
 def _found(file: Any, path: Path, request: Request) -> Found:
+    from robustastro.data.readers import deepastrouda, galaxy10
+
     about = file.attrs
-    if about.get("format") != FORMAT:
+    ours = about.get("format") == FORMAT
+    if not ours and galaxy10.is_galaxy10(file):
+        return galaxy10.found(file, path, request)
+    if request.choice is not None:
+        raise InputError(f"'::{request.choice}' after {path}", "nothing to choose in this file", "use --split instead")
+    if not ours and deepastrouda.is_deepastrouda(file, path):
+        return deepastrouda.found(file, path, request)
+    if not ours:
         raise InputError(
-            f"{path} is an HDF5 file of another kind",
-            "one written by robustastro",
+            f"{path} is an HDF5 file of another kind ({', '.join(file) or 'empty'})",
+            "one written by robustastro, Galaxy10 (images, ans), or a file of DeepAstroUDA under its own name",
             "convert it to .npz or with write_hdf5",
         )
     if about["schema"] > SCHEMA:
@@ -90,6 +116,34 @@ def _found(file: Any, path: Path, request: Request) -> Found:
         source=json.loads(about["source"]),
         notes=tuple(about["notes"]),
     )
+
+
+def pictures(file: Any, name: str, path: Path, request: Request) -> tuple[StoredImages, tuple[str, ...]]:
+    """The images of a data set in a file of others, left on disk, and a note where the order of the axes was guessed.
+
+    Raises
+    ------
+    InputError : they are no images, or display images (8 bits) for which an exposure is asked.
+    """
+    stored = file[name]
+    checked_dtype(stored.dtype, f"{path}: '{name}'")
+    if request.exposure is not None and stored.dtype == np.uint8:
+        raise InputError(
+            f"an exposure for the 8-bit images of {path}", "display images have no electrons", "leave the exposure out"
+        )
+    layout, notes = layout_of(stored.shape, path)
+    count, *axes = stored.shape
+    shape = {"NHW": (1, *axes), "NHWC": (axes[-1], *axes[:-1])}.get(layout, tuple(axes))
+    return StoredImages(path.resolve(), (count, *shape), name, layout), notes
+
+
+def columns_of(file: Any, count: int, but: Sequence[str]) -> pd.DataFrame:
+    """The data sets of a file of others that have one number or text per galaxy, as columns."""
+    columns = {}
+    for name, stored in file.items():
+        if name not in but and getattr(stored, "shape", None) == (count,):
+            columns[name] = stored.asstr()[:] if h5py.check_string_dtype(stored.dtype) else stored[:]
+    return pd.DataFrame(columns)
 
 
 def write_hdf5(galaxies: Galaxies, path: Path, progress: Callable[[int, int], Any] | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,22 @@ def from_pixels(images: Any) -> list[str]:
     "px-" and the BLAKE2b hash (8 bytes, in hex) of the shape (C, H, W) and the pixels as little-endian float32; where
     the same image comes again it ends in "-2", "-3", ...
     """
-    shape, seen, ids = tuple(images.shape), Counter[str](), []
+    shape, names = tuple(images.shape), []
     for start in range(0, shape[0], CHUNK):
         with np.errstate(over="ignore"):  # numbers beyond float32 are refused when the images are used
             chunk = np.ascontiguousarray(images[start : start + CHUNK], dtype="<f4")
         for image in chunk:
-            name = PREFIX + hashlib.blake2b(repr(shape[1:]).encode() + image.tobytes(), digest_size=8).hexdigest()
-            seen[name] += 1
-            ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+            digest = hashlib.blake2b(repr(shape[1:]).encode() + image.tobytes(), digest_size=8)
+            names.append(PREFIX + digest.hexdigest())
+    return counted(names)
+
+
+def counted(names: Iterable[str]) -> list[str]:
+    """The names, with "-2", "-3", ... at the end of those that came before."""
+    seen, ids = Counter[str](), []
+    for name in names:
+        seen[name] += 1
+        ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return ids
 
 
