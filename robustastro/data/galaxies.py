@@ -35,7 +35,8 @@ class Galaxies:
     ----------
     images : (N, C, H, W), any real dtype, in memory or lazy. With an `exposure`: electrons of the reference exposure;
         without: display values without units, on the scale of the file.
-    labels : (N,) int64 positions in `classes`, or None where the data has no labels.
+    labels : (N,) int64 positions in `classes`, -1 where the class is none of them (its name is then in the catalogue
+        column `class`), or None where the data has no labels.
     ids : N different strings; random draws and splits hang on them.
     classes : names of the classes.
     bands : names of the channels.
@@ -80,7 +81,7 @@ class Galaxies:
                 f"{self.domain}: galaxy id '{twice}' occurs twice", "ids are unique", "drop the duplicates"
             )
         if self.labels is not None and (
-            self.labels.shape != (n,) or self.labels.min() < 0 or self.labels.max() >= len(self.classes)
+            self.labels.shape != (n,) or self.labels.min() < -1 or self.labels.max() >= len(self.classes)
         ):
             raise InputError(
                 f"{self.domain}: labels from {self.labels.min()} to {self.labels.max()}, shape {self.labels.shape}",
@@ -135,25 +136,33 @@ class Galaxies:
         positions = np.arange(len(self))[which]
         return Observation(self.batch(positions), self.exposure.take(positions))
 
-    def with_classes(self, classes: Sequence[str]) -> Galaxies:
+    def with_classes(self, classes: Sequence[str], keep_unknown: bool = False) -> Galaxies:
         """The same galaxies with labels counted in the order of `classes` (a model's).
+
+        Parameters
+        ----------
+        keep_unknown : keep galaxies of other classes, with the label -1 and the name of their class in the catalogue.
 
         Raises
         ------
-        InputError : a galaxy has a label that is not among `classes`.
+        InputError : a galaxy has a label that is not among `classes`, and they are not to be kept.
         """
         if tuple(classes) == self.classes or self.labels is None:
             return self
-        present = [self.classes[k] for k in np.unique(self.labels)]
+        present = [self.classes[k] for k in np.unique(self.labels[self.labels >= 0])]
         strange = [name for name in present if name not in classes]
-        if strange:
+        if strange and not keep_unknown:
             raise InputError(
                 f"{self.domain}: label '{strange[0]}'",
                 f"the model's classes are {', '.join(classes)}",
                 "rename the labels, or drop these galaxies",
             )
-        position = np.array([list(classes).index(c) if c in classes else -1 for c in self.classes])
-        return replace(self, labels=position[self.labels], classes=tuple(classes))
+        position = np.array([*(list(classes).index(c) if c in classes else -1 for c in self.classes), -1])
+        catalogue = self.catalogue
+        if strange:
+            named = np.where(self.labels >= 0, np.array(self.classes, dtype=object)[self.labels], "")
+            catalogue = catalogue.assign(**{"class": named}) if len(catalogue) else pd.DataFrame({"class": named})
+        return replace(self, labels=position[self.labels], classes=tuple(classes), catalogue=catalogue)
 
     def digest(self) -> str:
         """SHA-256 over ids, labels, class and band names, exposure and pixels (as float32)."""

@@ -50,7 +50,7 @@ def balanced(galaxies: Galaxies, each: int) -> Galaxies:
     """At most so many galaxies of each class, chosen by key, in their own order."""
     assert galaxies.labels is not None
     names: set[str] = set()
-    for k in np.unique(galaxies.labels):
+    for k in np.unique(galaxies.labels[galaxies.labels >= 0]):
         names |= set(choose(galaxies.take(np.flatnonzero(galaxies.labels == k)), each).ids)
     return galaxies.take([k for k, name in enumerate(galaxies.ids) if name in names])
 
@@ -507,9 +507,11 @@ class _Run:
 
     def _targets(self, which: np.ndarray) -> torch.Tensor:
         """The labels an attack starts from: the true ones, or the model's own where there are none."""
+        own = self.clean.logits[which].argmax(dim=1)
         if self.galaxies.labels is None:
-            return self.clean.logits[which].argmax(dim=1)
-        return torch.from_numpy(self.galaxies.labels[which])
+            return own
+        labels = torch.from_numpy(self.galaxies.labels[which])
+        return torch.where(labels < 0, own, labels)
 
     def _measured_success(self, step: Step, rows: np.ndarray, logits: torch.Tensor) -> np.ndarray:
         """Measured here, whatever the attack claims: right before, and afterwards wrong (or the target class)."""

@@ -13,6 +13,8 @@ from robustastro.reproduce.pages import Row, points
 from robustastro.reproduce.study import Cell, Folder
 from robustastro.reproduce.two_domains import Setting
 
+SHOWN = ("none", "uda")
+
 
 def write(
     setting: Setting, cells: Sequence[Cell], about: Mapping[str, Any], left: Sequence[Row], progress: Progress
@@ -29,7 +31,10 @@ def write(
         "predictions": predictions(accuracy, open_set),
     }  # fmt: skip
     found = pages.document(folder, arms, two_domain_page.about(setting, arms, about), numbers, left)
-    made = two_domain_drawing.draw(setting, arms, found, progress)
+    made = [
+        *two_domain_drawing.accuracies(setting, found),
+        *two_domain_drawing.spaces(setting, arms, SHOWN, ("tsne", "entropy", "confusion")),
+    ]
     pages.put(folder, found, render(setting, found, made))
     return found
 

@@ -23,6 +23,7 @@ PUBLISHED = (
     ("nearby-mmd+transfer", "83 / 69", "0.90 / 0.76"),
 )
 ARCH = "deepmerge"
+SHOWN = ("none", "mmd", "dann", "mmd+transfer")
 
 
 def write(
@@ -40,7 +41,11 @@ def write(
         "predictions": predictions(accuracy, added),
     }  # fmt: skip
     found = pages.document(folder, arms, two_domain_page.about(setting, arms, about), numbers, left)
-    made = two_domain_drawing.draw(setting, arms, found, progress)
+    made = [
+        *two_domain_drawing.accuracies(setting, found),
+        *two_domain_drawing.spaces(setting, arms, SHOWN, ("roc", "tsne")),
+        *two_domain_drawing.looks(setting, arms, progress),
+    ]
     pages.put(folder, found, render(setting, found, made))
     return found
 

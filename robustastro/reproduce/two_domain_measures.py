@@ -22,7 +22,7 @@ from robustastro.record import Record, Unit, jsonable
 from robustastro.reproduce import measures
 from robustastro.reproduce.measures import ATTACK, Arm, loss, rate
 from robustastro.reproduce.study import Cell, Folder
-from robustastro.reproduce.two_domains import DOMAINS, RECORDS, ROBUST, Variant
+from robustastro.reproduce.two_domains import DOMAINS, ROBUST, Variant
 
 UNEVEN = 1.5  # the largest class over the smallest, from which on accuracies are means over the classes
 
@@ -33,7 +33,7 @@ def arms_of(folder: Folder, cells: Sequence[Cell], variants: Mapping[str, Varian
     inside = sorted(cells, key=lambda cell: (order.index(cell.method), cell.seed))
     archs = list(dict.fromkeys(cell.arch for cell in cells))
     inside = sorted(inside, key=lambda cell: archs.index(cell.arch))
-    return measures.arms_of(folder, inside, RECORDS, (ROBUST,))
+    return measures.arms_of(folder, inside, DOMAINS, (ROBUST,))
 
 
 def baseline(arms: Iterable[Arm], variants: Mapping[str, Variant], arm: Arm) -> Arm | None:
@@ -80,19 +80,20 @@ def accuracies(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dic
 
 
 def correct(arm: Arm, name: str) -> np.ndarray:
-    """Right on the images of a record, (k, n): bool; or weighted, where classes are very uneven, so that all count."""
-    right = arm.correct(name)
+    """Right on the known galaxies of a record, (k, n): bool; weighted where classes are very uneven, to count alike."""
     record = arm.records[0][name]
+    labels = in_order(record)["label"].to_numpy()
+    right, labels = arm.correct(name)[:, labels >= 0], labels[labels >= 0]
     if not uneven(record):
         return right
-    labels = in_order(record)["label"].to_numpy()
     counts = np.bincount(labels)
     return right * (len(labels) / (np.count_nonzero(counts) * counts[labels]))
 
 
 def uneven(record: Record) -> bool:
-    """Whether one class has many more galaxies than another."""
-    counts = np.bincount(record.galaxies["label"].to_numpy())
+    """Whether one known class has many more galaxies than another."""
+    labels = record.galaxies["label"].to_numpy()
+    counts = np.bincount(labels[labels >= 0])
     counts = counts[counts > 0]
     return bool(counts.max() > UNEVEN * counts.min())
 
@@ -103,7 +104,7 @@ def in_order(record: Record) -> Any:
 
 
 def predicted(arm: Arm, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (k, n, K) of the trainings and labels (n,), in the order of `in_order`."""
+    """Probabilities (k, n, K) of the trainings and labels (n,), negative for unknown classes; in that order."""
     tables = [in_order(records[name]) for records in arm.records]
     p = [probabilities(r[name], stacked(t["logits"])) for r, t in zip(arm.records, tables, strict=True)]
     return np.stack(p), tables[0]["label"].to_numpy()
@@ -134,9 +135,11 @@ def open_set(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[
     """
     rows = []
     for arm in arms:
-        if "unknown" not in arm.records[0]:
+        found, labels = predicted(arm, "target")
+        inside = labels >= 0
+        if inside.all():
             continue
-        (known, labels), (others, _) = predicted(arm, "target"), predicted(arm, "unknown")
+        known, others, labels = found[:, inside], found[:, ~inside], labels[inside]
         called = [np.array([called_unknown(each) for each in p]) for p in (known, others)]
         right = over_seeds((known.argmax(axis=2) == labels) & ~called[0])
         rejected = over_seeds(called[1])

@@ -2,9 +2,8 @@
 
 A cell is trained on a test bed (`data.domains`), by a method, maybe from the model of another cell. What is run on it:
 
-- `source`, `target`: the test galaxies of both domains that are of classes which the source has.
-- `unknown`: test galaxies of the target that are of no class of the source, without labels; where there are any.
-- `robust`: target test galaxies under one pixel, a broader seeing and a shallower exposure.
+- `source`, `target`: the test galaxies of both domains; those of a class that the source has not have the label -1.
+- `robust`: target test galaxies of known classes under one pixel, a broader seeing and a shallower exposure.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder, finished
 Tell = Callable[[str, int, int], None]
 Pair = tuple[Galaxies, Galaxies]
 DOMAINS = ("source", "target")
-RECORDS = (*DOMAINS, "unknown")
 ROBUST = "robust"
 
 
@@ -166,18 +164,9 @@ def cells(
 
 def known(galaxies: Galaxies, classes: Sequence[str]) -> Galaxies:
     """Those of the classes, labels counted in the order of these."""
-    return galaxies.take(np.flatnonzero(_among(galaxies, classes))).with_classes(classes)
-
-
-def unknown(galaxies: Galaxies, classes: Sequence[str]) -> Galaxies | None:
-    """Those of other classes, without labels; None where there are none."""
-    others = np.flatnonzero(~_among(galaxies, classes))
-    return replace(galaxies.take(others), labels=None, classes=tuple(classes)) if len(others) else None
-
-
-def _among(galaxies: Galaxies, classes: Sequence[str]) -> np.ndarray:
-    assert galaxies.labels is not None
-    return np.isin(np.array(galaxies.classes)[galaxies.labels], list(classes))
+    counted = galaxies.with_classes(classes, keep_unknown=True)
+    assert counted.labels is not None
+    return counted.take(np.flatnonzero(counted.labels >= 0))
 
 
 # ---------------------------------------------------------------------- the parts of a cell
@@ -193,14 +182,9 @@ def train_cell(setting: Setting, cell: Cell, progress: Tell) -> dict[str, Any]:
     if folder.training(cell) is None or not path.exists():
         commands.fit(recipe, source, target, path, setting.device, progress)  # type: ignore[arg-type]
     model = load_model(path)
-    test, far = select(source, "test"), select(target, "test")
-    for name, galaxies in (
-        ("source", test),
-        ("target", known(far, source.classes)),
-        ("unknown", unknown(far, source.classes)),
-    ):
-        if galaxies is not None:
-            _record(setting, cell, model, name, galaxies, [], progress)
+    for name, galaxies in zip(DOMAINS, (source, target), strict=True):
+        test = select(galaxies, "test").with_classes(model.contract.classes, keep_unknown=True)
+        _record(setting, cell, model, name, test, [], progress)
     return {"recipe": jsonable(asdict(recipe)), "model": model.sha256, "device": setting.device}
 
 
@@ -228,7 +212,7 @@ def _record(
     if finished(place, model.sha256):
         return
     commands.run(
-        steps, model, galaxies.with_classes(model.contract.classes), place, seed=0, limit=None, device=setting.device,
+        steps, model, galaxies, place, seed=0, limit=None, device=setting.device,
         progress=progress,  # type: ignore[arg-type]
     )  # fmt: skip
 
