@@ -225,6 +225,8 @@ def test_what_is_wrong_with_a_galaxy10(tmp_path):
         read(f"{tmp_path}/c.h5::comon")
     with pytest.raises(InputError, match=r"8-bit images of .*; display images have no electrons"):
         read(tmp_path / "c.h5", exposure=Exposure(bands=COLOURS, pixel_scale=0.4, sky=torch.ones(3)))
+    with pytest.raises(InputError, match=r"classes cigar, spiral asked for; .*Read it as .*c.h5::common"):
+        read(tmp_path / "c.h5", classes=("cigar", "spiral"))
     with h5py.File(tmp_path / "c.h5", "a") as file:
         del file["ans"]
         file["ans"] = [0, 1, 2]

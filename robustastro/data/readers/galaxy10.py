@@ -69,7 +69,7 @@ def found(file: Any, path: Path, request: Request) -> Found:
     ------
     InputError : images of another size, labels out of range, an unknown suffix, an exposure (display images have none).
     """
-    images, notes = pictures(file, "images", path, request)
+    images, _ = pictures(file, "images", path, request)
     size = images.shape[-1]
     if images.shape[1:] != (3, size, size) or size not in KINDS:
         raise InputError(
@@ -80,7 +80,14 @@ def found(file: Any, path: Path, request: Request) -> Found:
     if request.choice not in (None, COMMON):
         raise unknown_name(f"suffix of {path}", request.choice, [COMMON])
     domain, names = KINDS[size]
-    labels, classes = None, tuple(names)
+    wanted = set(request.classes or ())
+    if request.choice is None and wanted & set(names.values()) and not wanted & set(names):
+        raise InputError(
+            f"{path}: the classes {', '.join(request.classes or ())} asked for",
+            "the file has names of its own",
+            f"read it as {path}::{COMMON}",
+        )
+    labels, classes, notes = None, tuple(names), ()
     if request.label_column is not None:
         labels, _ = coded(file["ans"][:], classes, None, str(path))
         if request.choice == COMMON:
@@ -95,7 +102,7 @@ def found(file: Any, path: Path, request: Request) -> Found:
         if ids != places:  # by the place, so that the images of one galaxy fall into one split
             catalogue = catalogue.assign(split=split_of(places))
             again = len(places) - len(set(places))
-            notes = (*notes, f"{again} image(s) of a place (ra, dec) that came before: numbered, and in its split")
+            notes = (f"{again} image(s) of a place (ra, dec) that came before: numbered, and in its split",)
     return Found(
         images,
         ids,
