@@ -27,15 +27,15 @@ from robustastro.record import Head, Record
 THREE, TWO = ("spiral", "elliptical", "merger"), ("other", "merger")
 
 
-def made(path, name="none", domain="SDSS", classes=THREE, n=150, seed=0, lenses=0, moved=0.0) -> Record:
+def made(path, name="none", domain="SDSS", classes=THREE, n=150, seed=0, lenses=0, noise=0.9) -> Record:
     """Galaxies around the centroids of their classes, `lenses` of a class that the model does not know."""
     rng = np.random.default_rng([seed, len(domain), len(name)])
     k = len(classes)
     centroids = 3.0 * np.eye(k, 8)
     labels = np.append(np.arange(n) % k, np.full(lenses, -1))
     middle = np.where(labels[:, None] >= 0, centroids[labels], centroids.mean(axis=0))
-    latent = middle + rng.normal(0.0, 0.9, middle.shape)
-    latent[:, -1] += moved + 6.0 * (labels < 0)
+    latent = middle + rng.normal(0.0, noise, middle.shape)
+    latent[:, -1] += 6.0 * (labels < 0)
     head = Head(0.7 * centroids, np.zeros(k), centroids, "")
     record, run = Record(path / f"{name}-{domain}-{seed}"), run_json(name, {}, ("g", "r", "i"), n, seed)
     run["data"]["domain"], run["contract"]["classes"] = domain, list(classes)
@@ -52,7 +52,7 @@ def made(path, name="none", domain="SDSS", classes=THREE, n=150, seed=0, lenses=
 def pair(tmp_path_factory) -> list[Record]:
     """One model on source and target; the target has lenses."""
     root = tmp_path_factory.mktemp("pair")
-    return [made(root), made(root, domain="DECaLS", lenses=30, moved=1.0)]
+    return [made(root), made(root, domain="DECaLS", lenses=30)]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def mergers(tmp_path_factory) -> list[Record]:
     """Two methods, three trainings each, in two domains."""
     root = tmp_path_factory.mktemp("mergers")
     return [
-        made(root, name, domain, TWO, seed=seed)
+        made(root, name, domain, TWO, seed=seed, noise=2.5)
         for domain in ("pristine", "noisy z=2")
         for name in ("none", "mmd")
         for seed in range(3)
