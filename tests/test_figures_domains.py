@@ -27,16 +27,15 @@ from robustastro.record import Head, Record
 THREE, TWO = ("spiral", "elliptical", "merger"), ("other", "merger")
 
 
-def made(path, name="none", domain="SDSS", classes=THREE, n=150, seed=0, lenses=0, moved=0.0) -> Record:
+def made(path, name="none", domain="SDSS", classes=THREE, n=150, seed=0, lenses=0, noise=0.9) -> Record:
     """Galaxies around the centroids of their classes, `lenses` of a class that the model does not know."""
     rng = np.random.default_rng([seed, len(domain), len(name)])
     k = len(classes)
     centroids = 3.0 * np.eye(k, 8)
-    labels = np.append(np.arange(n) % k, [-1] * lenses)
-    latent = np.where(labels[:, None] >= 0, centroids[labels], centroids.mean(axis=0)) + rng.normal(
-        0.0, 0.9, (len(labels), 8)
-    )
-    latent[:, -1] += moved + 6.0 * (labels < 0)
+    labels = np.append(np.arange(n) % k, np.full(lenses, -1))
+    middle = np.where(labels[:, None] >= 0, centroids[labels], centroids.mean(axis=0))
+    latent = middle + rng.normal(0.0, noise, middle.shape)
+    latent[:, -1] += 6.0 * (labels < 0)
     head = Head(0.7 * centroids, np.zeros(k), centroids, "")
     record, run = Record(path / f"{name}-{domain}-{seed}"), run_json(name, {}, ("g", "r", "i"), n, seed)
     run["data"]["domain"], run["contract"]["classes"] = domain, list(classes)
@@ -53,7 +52,7 @@ def made(path, name="none", domain="SDSS", classes=THREE, n=150, seed=0, lenses=
 def pair(tmp_path_factory) -> list[Record]:
     """One model on source and target; the target has lenses."""
     root = tmp_path_factory.mktemp("pair")
-    return [made(root), made(root, domain="DECaLS", lenses=30, moved=1.0)]
+    return [made(root), made(root, domain="DECaLS", lenses=30)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def mergers(tmp_path_factory) -> list[Record]:
     """Two methods, three trainings each, in two domains."""
     root = tmp_path_factory.mktemp("mergers")
     return [
-        made(root, name, domain, TWO, seed=seed)
+        made(root, name, domain, TWO, seed=seed, noise=2.5)
         for domain in ("pristine", "noisy z=2")
         for name in ("none", "mmd")
         for seed in range(3)
@@ -171,9 +170,8 @@ def test_maps_are_those_of_scikit_learn_with_every_galaxy_in_its_place(pair):
     for gid, drawn in found.items():
         domain, name = gid.split(": ")
         chosen = points[(domains == domain) & (classes == name)]
-        assert {tuple(p) for p in np.round(drawn.get_offsets(), 3).tolist()} == {
-            tuple(p) for p in np.round(chosen, 3).tolist()
-        }
+        offsets = np.asarray(drawn.get_offsets())
+        assert np.allclose(offsets[np.argsort(offsets[:, 0])], chosen[np.argsort(chosen[:, 0])], atol=1e-4)
         assert to_rgb(drawn.get_edgecolor()[0]) == pytest.approx(known[name])
         assert len(drawn.get_facecolor()) == (1 if domain == "SDSS" else 0)  # filled and open
     assert "n = 150 + 180" in ax.get_title(loc="left")
@@ -310,9 +308,15 @@ def test_files_are_the_same_every_time_and_words_stay_apart(name, pair, tmp_path
         assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
 
 
+def status(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return ended.value.code
+
+
 def test_the_command_line_draws_them(pair, tmp_path):
     runs = [str(record.path) for record in pair]
     for name in ("roc", "entropy", "tsne"):
-        assert main(["figure", name, *runs, "--out", str(tmp_path / f"{name}.pdf")]) == 0
+        assert status("figure", name, *runs, "--out", str(tmp_path / f"{name}.pdf")) == 0
         assert (tmp_path / f"{name}.pdf").exists()
-    assert main(["figure", "tsne", runs[0], "--out", str(tmp_path / "none.pdf")]) == 2
+    assert status("figure", "tsne", runs[0], "--out", str(tmp_path / "none.pdf")) == 2

@@ -51,7 +51,7 @@ def draw(panels: Sequence[tuple[str, Sequence[Arm]]], classes: Sequence[str], po
         rows = -(-len(panels) // columns)
         lines = max(len(arms) for _, arms in panels)
         side = COLUMN if columns == 1 else PAGE / columns
-        fig = blank(COLUMN if columns == 1 else PAGE, rows * (side + 0.3 + 0.15 * lines))
+        fig = blank(COLUMN if columns == 1 else PAGE, rows * (side + 0.4 + 0.15 * lines))
         axes = fig.subplots(rows, columns, squeeze=False).ravel()
         for ax, (title, arms) in zip(axes, panels, strict=False):
             _panel(ax, arms, classes, positive)
@@ -111,7 +111,7 @@ def _panel(ax: Axes, arms: Sequence[Arm], classes: Sequence[str], positive: int)
     ax.set_ylim(0.0, 1.01)
     ax.set_aspect("equal")
     ax.set_xlabel("false positive rate")
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.17), handlelength=2.6, fontsize=6.5, borderaxespad=0.0)
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.15), handlelength=2.6, fontsize=6.5, borderaxespad=0.0)
 
 
 def _panels(records: Sequence[Record], names: Sequence[str] | None) -> list[tuple[str, list[Arm]]]:
