@@ -11,6 +11,7 @@ from robustastro.reproduce import pages, two_domain_drawing, two_domain_measures
 from robustastro.reproduce.deepastrouda_predictions import predictions
 from robustastro.reproduce.pages import Row, points
 from robustastro.reproduce.study import Cell, Folder
+from robustastro.reproduce.two_domain_measures import ACTIVE
 from robustastro.reproduce.two_domains import Setting
 
 SHOWN = ("none", "uda")
@@ -51,7 +52,7 @@ def render(setting: Setting, found: Row, made: Sequence[tuple[str, str]]) -> str
 
 def open_cells(row: Row, active: Sequence[Mapping[str, float]]) -> list[str]:
     """A row of `two_domain_measures.open_set`, with the shares of samples on which the losses were active."""
-    shares = [[each[name] for each in active if name in each] for name in ("entropy_active", "alike")]
+    shares = [[each[name] for each in active if name in each] for name in ACTIVE]
     return [
         row["method"], points(row["known_accuracy"]), points(row["unknown_accuracy"]), points(row["h_score"]),
         estimate_text(row["auroc"], digits=3), " ".join(f"{area:.2f}" for area in row["auroc_by_seed"]),

@@ -24,6 +24,7 @@ from robustastro.reproduce.measures import ATTACK, Arm, loss, rate
 from robustastro.reproduce.study import Cell, Folder
 from robustastro.reproduce.two_domains import DOMAINS, ROBUST, Variant
 
+ACTIVE = ("clustering_active", "alike", "entropy_active")  # in the history of a `uda` training
 UNEVEN = 1.5  # the largest class over the smallest, from which on accuracies are means over the classes
 
 
@@ -197,7 +198,7 @@ def _apart(training: Mapping[str, Any]) -> float:
 def _active(training: Mapping[str, Any]) -> dict[str, float]:
     """Shares of samples on which the losses of a training were active, in its best epoch."""
     best = next((e for e in training["history"] if e["epoch"] == training["best_epoch"]), {})
-    return {name: best[name] for name in ("alike", "entropy_active") if name in best}
+    return {name: best[name] for name in ACTIVE if name in best}
 
 
 def _clipped(estimate: Estimate) -> Estimate:
