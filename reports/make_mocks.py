@@ -72,13 +72,13 @@ def main() -> None:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     rows = [(name, _of(Recipe(n=SHOWN, seed=SEED + k, classes=(name,)))) for k, name in enumerate(MORPHOLOGIES)]
-    save(sheet(rows), asked.out / "contact.png", dpi=150)
+    save(sheet(rows), asked.out / "contact.jpg", dpi=150)
     beds = []
     for bed in TEST_BEDS:
         for role, recipe in zip(("source", "target"), recipes(bed, "ten", len(IN_BEDS)), strict=True):
             one = replace(recipe, classes=IN_BEDS, n=len(IN_BEDS), seed=SEED + 2)
             beds.append((f"{bed} {role}\n{recipe.domain().replace(', ', ',' + chr(10))}", _of(one)))
-    save(sheet(beds, IN_BEDS), asked.out / "beds.png", dpi=150)
+    save(sheet(beds, IN_BEDS), asked.out / "beds.jpg", dpi=150)
 
     measured = {}
     with shown() as progress:
@@ -207,9 +207,10 @@ def distributions(measured: dict[str, dict[str, dict[str, np.ndarray]]]) -> Any:
             ax.set_xlabel(words)
         axes[0].set_xlim(left=0.0)
         axes[2].set_xlim(left=1.0)
+        axes[0].set_ylim(-0.7, len(measured) - 0.3)
         axes[0].set_yticks(place, [name.replace("_", " ") for name in measured])
         axes[3].axvline(MERGER_ASYMMETRY, color="0.4", lw=0.8, ls=":")
-        axes[3].set_xlim(-0.3, 0.85)
+        axes[3].set_xlim(-0.3, 1.0)
         handles = [axes[2].plot([], [], m, color=c, ms=3.5)[0] for m, c in (("o", bright), ("s", standard))]
         handles.append(axes[2].barh([0], [0], color=grey))
         texts = (f"{BRIGHTER:g} mag brighter", "as they are", "Conselice (2003)")

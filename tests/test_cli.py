@@ -184,6 +184,9 @@ ONE_LINE = [
     (("train", "--source", "{deep}", "--out", "x.pt", "--seed", "-1"), "seed -1"),
     (("simulate", "--out", "x.h5", "--survey", "LSTS"), "Did you mean 'LSST'"),
     (("simulate", "--out", "x.h5", "--depth", "Y11"), "Y1 to Y10"),
+    (("simulate", "--out", "x.h5", "--classes", "bared_spiral"), "Did you mean 'barred_spiral'"),
+    (("simulate", "--out", "x.h5", "--proportions", "1,2"), "one number above 0 per class"),
+    (("simulate", "--out", "x.h5", "--population", "observd"), "Did you mean 'observed'"),
     (("list", "survey"), "Did you mean 'surveys'"),
     (("figure", "severty", "{deep}", "--out", "f.png"), ""),
     (("inspect", "nowhere.pt"), "No such file"),
@@ -378,6 +381,17 @@ def test_simulate_writes_what_attack_reads(tmp_path, capsys):
     facts = json.loads(run("inspect", tmp_path / "y3.h5", "--json", capsys=capsys)[1])
     assert facts["exposure"]["fraction"] == pytest.approx([0.3] * 3)
     assert facts["shape"] == [3, 48, 48]
+
+
+def test_simulate_takes_classes_in_shares_of_another_population(tmp_path, capsys):
+    asked = ("--classes", "barred_spiral,non-merger", "--proportions", "1,2", "--population", "observed")
+    of = ("--survey", "HST", "--bands", "I,J,H", "-n", 6, "--size", 40, "--processes", 1)
+    status, out, _ = run("simulate", *asked, *of, "--out", tmp_path / "a.h5", "--json", capsys=capsys)
+    assert status == 0
+    recipe = json.loads(out)["recipe"]
+    assert (recipe["proportions"], recipe["population"]) == ([1.0, 2.0], "observed")
+    facts = json.loads(run("inspect", tmp_path / "a.h5", "--json", capsys=capsys)[1])
+    assert facts["labels"] == {"barred_spiral": 2, "non-merger": 4}
 
 
 def test_pictures_refuse_depth_and_say_why(workplace, tmp_path, capsys):

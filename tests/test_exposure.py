@@ -68,6 +68,8 @@ def test_by_hand_and_from_toml(tmp_path):
     short = Exposure.from_toml(tmp_path / "short.toml")
     assert short.bands == ("r", "i")
     assert short.to_dict() == Exposure.from_survey("LSST", "ri", 0.5).to_dict()
+    (tmp_path / "hubble.toml").write_text('survey = "HST"\nbands = ["J", "H"]\n')
+    assert Exposure.from_toml(tmp_path / "hubble.toml").pixel_scale == 0.06
     (tmp_path / "long.toml").write_text('bands = ["x"]\npixel_scale = 0.3\nsky = 12.5\npsf_fwhm = [1.1]\n')
     by_hand = Exposure.from_toml(tmp_path / "long.toml")
     assert by_hand.sky.tolist() == [12.5]

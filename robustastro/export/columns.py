@@ -35,6 +35,7 @@ UNITS = {  # of strengths, as FITS and the VO write them; others, as electrons, 
     "bit": "bit",
 }
 MOCKS = {"half_light_radius": "arcsec", "separation": "arcsec", "position_angle": "rad", "pitch_angle": "deg"}
+MOCKS |= {"bar_length": "arcsec", "einstein_radius": "arcsec", "source_radius": "arcsec"}
 NORMS = {  # name in the record: unit, what it is
     "l0": ("pix", "changed pixels"),
     "l2": (None, "L2 norm of the change, in input units"),
