@@ -495,6 +495,9 @@ def test_populations_differ_as_they_say():
     tides = [np.mean(t["merger"]["fraction_tides"]) for t in (simulated, standard, seen)]
     assert tides[0] > 1.4 * tides[1] > 3.5 * tides[2]
     assert seen["merger"]["separation"] == pytest.approx(1.15 * standard["merger"]["separation"])
+    assert simulated["merger"]["separation"] == pytest.approx(0.5 * standard["merger"]["separation"])
+    assert not simulated["spiral"]["fraction_neighbour"].any()
+    assert seen["spiral"]["fraction_neighbour"] == pytest.approx(2.0 * standard["spiral"]["fraction_neighbour"])
     assert np.array_equal(simulated["merger"]["mass_ratio"], standard["merger"]["mass_ratio"])
     ratio = simulated["merger"]["fraction_secondary"] / simulated["merger"]["fraction_primary"]
     assert ratio == pytest.approx(standard["merger"]["mass_ratio"])

@@ -18,12 +18,17 @@ LENGTHS += ("source_radius", "source_x", "source_y")
 
 
 def simulated(p: Parameters) -> Parameters:
-    """Galaxies as in Illustris: larger and with smaller bulges, tides brighter and longer, few knots.
+    """Galaxies as in Illustris: larger and with smaller bulges, few knots; mergers late, with bright tides; alone.
 
     Sizes and the lack of bulges: Bottrell et al. 2017, MNRAS 467, 2879. Here sizes x 1.25, bulges x 0.5, Sersic
-    indices of galaxies without a disk lower by 1, tidal light x 1.5, tails x 1.15, knots x 0.4.
+    indices of galaxies without a disk lower by 1, tidal light x 1.5, tails x 1.15, knots x 0.4; separations of mergers
+    x 0.5, so that the nuclei have nearly met; and no galaxy by chance in the line of sight.
     """
     p = _resized(p, 1.25)
+    if "separation" in p:
+        p["separation"] = 0.5 / 1.25 * p["separation"]
+    if "fraction_neighbour" in p:
+        p["fraction_neighbour"] = np.zeros_like(p["fraction_neighbour"])
     _shift_light(p, "bulge", "disk", 0.5)
     _shift_light(p, "knots", "disk", 0.4)
     _tides(p, light=1.5, length=1.15)
@@ -35,7 +40,8 @@ def observed(p: Parameters) -> Parameters:
     """Bright nearby galaxies as in SDSS: more concentrated, and mergers that are plain pairs with weak tides.
 
     Pairs in SDSS that Galaxy Zoo calls mergers: Darg et al. 2010, MNRAS 401, 1043. Here sizes x 0.9, bulges x 1.4,
-    Sersic indices of galaxies without a disk higher by 0.5, tidal light x 0.35, tails x 0.8, separations x 1.15.
+    Sersic indices of galaxies without a disk higher by 0.5, tidal light x 0.35, tails x 0.8, separations x 1.15;
+    galaxies by chance in the line of sight twice as bright.
     """
     p = _resized(p, 0.9)
     _shift_light(p, "bulge", "disk", 1.4)
@@ -43,6 +49,8 @@ def observed(p: Parameters) -> Parameters:
     _concentration(p, 0.5)
     if "separation" in p:
         p["separation"] = 1.15 / 0.9 * p["separation"]
+    if "fraction_neighbour" in p:
+        p["fraction_neighbour"] = 2.0 * p["fraction_neighbour"]
     return p
 
 
