@@ -203,18 +203,20 @@ def test_the_bank_holds_the_newest_target_galaxies(blobs, contract):
 def test_the_shares_on_which_the_losses_act_by_hand(blobs, contract):
     """Sure of other classes: no slope. A galaxy whose features nobody shares has nobody that it is alike to."""
     term = term_of(contract, blobs, latent=3, top=1, bank=0, margin=0.2)
-    sure = [[60.0, 0.0, 0.0], [0.0, 60.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
-    # about their means the source is led by features 0, 0, 1, 1, the target by 1, 1, 2, 2
+    nothing = [0.0, 0.0, 0.0]
+    # about their means, which are 0, the source is led by the features 0, 0, 1, 1 and the target by 1, 1, 2
     source = [[3.0, 0.0, 0.0], [-3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, -3.0, 0.0]]
-    target = [[0.0, 3.0, 0.0], [0.0, -3.0, 0.0], [0.0, 0.0, 3.0], [0.0, 0.0, -3.0]]
-    seen = step(source, target, sure, sure)
+    target = [[0.0, 4.0, 1.0], [0.0, -4.0, 1.0], [0.0, 0.0, -2.0]]
+    first, second = [60.0, 0.0, 0.0], [0.0, 60.0, 0.0]
+    seen = step(source, target, [first, second, nothing, nothing], [first, nothing, nothing])
     term(seen)
-    # of 4 x 4 pairs of the domains 2 x 2 are alike; of the target's own 12 pairs 2 + 2
-    assert seen.notes["alike"] == pytest.approx(8 / 28)
-    assert seen.notes["with_alike"] == pytest.approx(6 / 8)
-    # the two sure ones of a domain with those of the other: 0 or 1, four pairs; within the target: two
-    assert seen.notes["clustering_active"] == pytest.approx(22 / 28)
-    assert (seen.notes["entropy_active"], seen.notes["entropy_unsure"]) == (1.0, 0.5)
+    # of 4 x 3 pairs of the domains 2 x 2 are alike; of the target's own 6 the first with the second, both ways
+    assert seen.notes["alike"] == pytest.approx(6 / 18)
+    assert seen.notes["with_alike"] == pytest.approx(4 / 7)
+    # the sure galaxy of the target with the two of the source: 1, and 0
+    assert seen.notes["clustering_active"] == pytest.approx(16 / 18)
+    assert seen.notes["entropy_active"] == 1.0
+    assert seen.notes["entropy_unsure"] == pytest.approx(2 / 3)
 
 
 def test_slots_that_are_not_filled_yet_do_not_count_and_filled_ones_do(blobs, contract):

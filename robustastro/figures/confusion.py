@@ -78,10 +78,11 @@ def open_caption(records: Sequence[Record], names: Sequence[str] | None = None, 
     _, strange = _open_panels(records, names, rho)
     value = math.log(len(records[0].classes)) / 2 if rho is None else rho
     half = "log(K) / 2 = " if rho is None else ""
+    counts = "" if len(records[0].classes) >= NUMBERS else ", galaxies in parentheses"
     return (
         f"Confusion matrices of {', '.join(model_names(records, names))}, clean. Rows: true class with its number of "
         f"galaxies n, the last ({strange}) not known to the models; columns: predicted class, or unknown where the "
-        f"entropy of the prediction is above rho = {half}{value:.2f} nats; shares of the row, galaxies in parentheses."
+        f"entropy of the prediction is above rho = {half}{value:.2f} nats; shares of the row{counts}."
     )
 
 
