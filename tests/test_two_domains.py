@@ -11,7 +11,6 @@ from sklearn.metrics import roc_auc_score
 
 from perturbations.exposure import Exposure
 from robustastro import reproduce
-from robustastro.metrics.open_set import auroc_over_seeds
 from robustastro.progress import Progress
 from robustastro.record import Record
 from robustastro.reproduce import deepastrouda, deepmerge2, two_domain_measures, two_domains
@@ -157,31 +156,3 @@ def test_uneven_classes_count_the_same(tmp_path):
     right = two_domain_measures.correct(arm, "target")
     assert right.mean() == pytest.approx(0.5)
     assert two_domain_measures.uneven(Table())
-
-
-def test_area_under_the_curve_of_several_trainings():
-    rng = np.random.default_rng(0)
-    outside, inside = rng.normal(1.0, 1.0, (3, 40)), rng.normal(0.0, 1.0, (3, 200))
-    found, each = auroc_over_seeds(outside, inside)
-    truth = np.r_[np.ones(40), np.zeros(200)]
-    assert each == pytest.approx([roc_auc_score(truth, np.r_[o, i]) for o, i in zip(outside, inside, strict=True)])
-    assert found.value == pytest.approx(each.mean())
-    assert found.n == 240
-    scattered = outside + np.array([[-1.0], [0.0], [1.0]])  # trainings that differ make it wider
-    wide, _ = auroc_over_seeds(scattered, inside)
-    assert wide.high - wide.low > 2 * (found.high - found.low)
-    assert np.isnan(auroc_over_seeds(outside[:, :0], inside)[0].value)
-
-
-def test_area_under_the_curve_covers():
-    """The 95% interval of five trainings holds the true area in 93% and more of 400 samples."""
-    from scipy.stats import norm
-
-    rng, hits = np.random.default_rng(1), 0
-    truth = norm.cdf(1.0 / np.sqrt(2.0 + 0.15**2))
-    for _ in range(400):
-        outside = rng.normal(1.0, 0.15, (5, 1)) + rng.normal(0, 0.8, 60) + rng.normal(0, 0.6, (5, 60))
-        inside = rng.normal(0, 0.8, 300) + rng.normal(0, 0.6, (5, 300))
-        found, _ = auroc_over_seeds(outside, inside)
-        hits += found.low <= truth <= found.high
-    assert hits >= 0.93 * 400

@@ -8,7 +8,6 @@ import numpy as np
 
 from perturbations.errors import InputError
 from robustastro.metrics.intervals import CONFIDENCE, NOTHING, Estimate, fraction
-from robustastro.metrics.significance import over_seeds
 from robustastro.record import Record
 
 
@@ -50,30 +49,6 @@ def auroc(scores: np.ndarray, unknown: np.ndarray, confidence: float = CONFIDENC
     times = float(stdtrit(freedom, 0.5 + confidence / 2))
     centre, half = math.log(area / (1 - area)), times * math.sqrt(spread) / (area * (1 - area))
     return Estimate(area, _expit(centre - half), _expit(centre + half), n + m)
-
-
-def auroc_over_seeds(outside: np.ndarray, inside: np.ndarray) -> tuple[Estimate, np.ndarray]:
-    """Mean over k trainings of the area under the ROC curve, with the chance in galaxies and trainings; and each.
-
-    Variance: that of the areas of the trainings over k, plus that of DeLong, DeLong & Clarke-Pearson (1988, Biometrics
-    44, 837) for the shares of each galaxy averaged over the trainings; the t as in `over_seeds`.
-
-    Parameters
-    ----------
-    outside, inside : scores (k, m) of unknown and (k, n) of known galaxies; unknown ones should score higher.
-    """
-    if not outside.size or not inside.size:
-        return NOTHING, np.full(len(outside), math.nan)
-    above = np.array([share_below(o, i) for o, i in zip(outside, inside, strict=True)])
-    below = 1.0 - np.array([share_below(i, o) for o, i in zip(outside, inside, strict=True)])
-    # two independent samples of galaxies with the same trainings: the seed variance is in the first alone
-    one, two = over_seeds(above, fractions=True), over_seeds(below.mean(axis=0), fractions=True)
-    half = [
-        math.hypot(one.value - one.low, two.value - two.low),
-        math.hypot(one.high - one.value, two.high - two.value),
-    ]
-    low, high = max(0.0, one.value - half[0]), min(1.0, one.value + half[1])
-    return Estimate(one.value, low, high, above.shape[1] + below.shape[1]), above.mean(axis=1)
 
 
 def h_score(known_accuracy: Estimate, unknown_accuracy: Estimate) -> Estimate:

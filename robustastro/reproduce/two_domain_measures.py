@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from robustastro.adapt import method as find_method
-from robustastro.metrics.classification import classification_of
+from robustastro.metrics.classification import auc_over_seeds, classification_of
 from robustastro.metrics.intervals import Estimate
-from robustastro.metrics.open_set import auroc_over_seeds, called_unknown, entropy, h_score
+from robustastro.metrics.open_set import auroc, called_unknown, entropy, h_score
 from robustastro.metrics.paired import pair, stacked
 from robustastro.metrics.probabilities import probabilities
 from robustastro.metrics.significance import difference, holm, over_seeds
@@ -25,7 +25,7 @@ from robustastro.reproduce.study import Cell, Folder
 from robustastro.reproduce.two_domains import DOMAINS, ROBUST, Variant
 
 ACTIVE = ("clustering_active", "alike", "entropy_active")  # in the history of a `uda` training
-UNEVEN = 1.5  # the largest class over the smallest, from which on accuracies are means over the classes
+UNEVEN = 2.0  # the largest class over the smallest, from which on accuracies are means over the classes
 
 
 def arms_of(folder: Folder, cells: Sequence[Cell], variants: Mapping[str, Variant]) -> list[Arm]:
@@ -132,7 +132,7 @@ def open_set(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[
     """For each arm with galaxies of unknown classes: how well the entropy tells these from the known ones.
 
     `known_accuracy` : right and not called unknown; `unknown_accuracy` : called unknown, entropy above log(K) / 2;
-    `h_score` of the two; `auroc` over galaxies and trainings (`auroc_over_seeds`); `auroc_by_seed`.
+    `h_score` of the two; `auroc` over galaxies and trainings (`auc_over_seeds`); `auroc_by_seed`.
     """
     rows = []
     for arm in arms:
@@ -144,15 +144,15 @@ def open_set(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[
         called = [np.array([called_unknown(each) for each in p]) for p in (known, others)]
         right = over_seeds((known.argmax(axis=2) == labels) & ~called[0])
         rejected = over_seeds(called[1])
-        scores = [np.array([entropy(each) for each in p]) for p in (known, others)]
-        area, each = auroc_over_seeds(scores[1], scores[0])
+        unsure = np.array([entropy(each) for each in found])
         rows.append(
             {
                 "label": arm.method, "arch": arm.arch, "bed": variants[arm.method].bed,
                 "method": variants[arm.method].name, "known": len(labels), "unknown": others.shape[1],
                 "threshold": math.log(known.shape[2]) / 2, "known_accuracy": right.to_dict(),
                 "unknown_accuracy": rejected.to_dict(), "h_score": h_score(right, rejected).to_dict(),
-                "auroc": area.to_dict(), "auroc_by_seed": each,
+                "auroc": auc_over_seeds(unsure, ~inside).to_dict(),
+                "auroc_by_seed": [auroc(each, ~inside).value for each in unsure],
             }
         )  # fmt: skip
     return jsonable(rows)
