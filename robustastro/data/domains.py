@@ -72,7 +72,7 @@ TEST_BEDS: Mapping[str, TestBed] = {
     "nearby": _bed(
         "simulated galaxies of the nearby universe, nearly without noise, and observed ones as in SDSS",
         source={"population": "simulated", "depth": 20.0},
-        target={"population": "observed", "brighter": 3.2},
+        target={"population": "observed"},
         both={"survey": "SDSS", "zoom": 2.0, "brighter": 4.0},
         numbers="surveycodex (SDSS); populations of robustastro.data.populations; r of 16.5 to 18.5, around the limit "
         "of 17.8 of the SDSS spectroscopic sample (Strauss et al. 2002, AJ 124, 1810); 20 times SDSS's depth, 15% of "

@@ -41,7 +41,7 @@ def observed(p: Parameters) -> Parameters:
 
     Pairs in SDSS that Galaxy Zoo calls mergers: Darg et al. 2010, MNRAS 401, 1043. Here sizes x 0.9, bulges x 1.4,
     Sersic indices of galaxies without a disk higher by 0.5, tidal light x 0.35, tails x 0.8, separations x 1.15;
-    galaxies by chance in the line of sight twice as bright.
+    galaxies by chance in the line of sight x 3.
     """
     p = _resized(p, 0.9)
     _shift_light(p, "bulge", "disk", 1.4)
@@ -50,7 +50,7 @@ def observed(p: Parameters) -> Parameters:
     if "separation" in p:
         p["separation"] = 1.15 / 0.9 * p["separation"]
     if "fraction_neighbour" in p:
-        p["fraction_neighbour"] = 2.0 * p["fraction_neighbour"]
+        p["fraction_neighbour"] = 3.0 * p["fraction_neighbour"]
     return p
 
 
