@@ -440,12 +440,12 @@ def report(
 
 @app.command()
 def reproduce(
-    study: Annotated[str, typer.Argument(help="deepadversaries.")],
+    study: Annotated[str, typer.Argument(help="deepmerge2, deepadversaries or deepastrouda.")],
     quick: Annotated[bool, typer.Option("--quick", help="Few galaxies, one seed: only to see that it runs.")] = False,
     data: Annotated[str | None, typer.Option("--data", help="Folder of the authors' files; default: mocks.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Trainings of each method; default: 5, with --quick 1.")] = None,
-    methods: Annotated[str, typer.Option(help="Only these, separated by commas; default: all of the study.")] = "",
-    archs: Annotated[str, typer.Option(help="Only these, separated by commas; default: convnet,resnet18.")] = "",
+    methods: Annotated[str, typer.Option(help="Only these, by commas: METHOD, BED or BED-METHOD; default: all.")] = "",
+    archs: Annotated[str, typer.Option(help="Only these, separated by commas; default: all of the study.")] = "",
     hours: Annotated[float | None, typer.Option(help="Begin no training that would end later.")] = None,
     workers: Annotated[int, typer.Option(help="Trainings side by side, in processes that share the cores.")] = 1,
     out: Annotated[

@@ -124,7 +124,8 @@ def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str,
         y10, y1 = domains(setting, progress)
         recipe = asdict(recipe_of(finished[0], size))
         more = {
-            "mocks": asked.data is None, "mock_parameters": None if asked.data is not None else parameters_hash(),
+            "missing_beds": (), "mocks": asked.data is None,
+            "mock_parameters": None if asked.data is not None else parameters_hash(),
             "device": device, "galaxies": {s: len(select(y10, s)) for s in ("train", "valid", "test")},
             "same_ids": y10.ids == y1.ids, "not_attacked_in_flux": None if y10.exposure is not None else NO_EXPOSURE,
             "recipe": {n: v for n, v in recipe.items() if n not in ("options", "method")}, "size": asdict(size),
@@ -134,7 +135,7 @@ def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str,
     programme = Programme(
         name="deepadversaries", methods=VARIANTS, standard=size.cells, usual=FIRST, seeds=size.seeds, cells=_cells,
         recipe=lambda cell: recipe_of(cell, size), identity=identity,
-        guess=lambda arch: seconds_of_cell(setting, arch, domains(setting, progress)[0]),
+        guess=lambda cell: seconds_of_cell(setting, cell.arch, domains(setting, progress)[0]),
         work={TRAINING: partial(train_cell, setting), ATTACK: partial(attack_cell, setting)}, page=write,
     )  # fmt: skip
     return carry_out(programme, asked, progress)

@@ -7,20 +7,17 @@ and a survey with other galaxies, where transfer learning from the distant model
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from robustastro import commands
 from robustastro.data.domains import recipes
 from robustastro.data.mocks import Recipe as MockRecipe
-from robustastro.data.readers import read
 from robustastro.progress import Progress
 from robustastro.reproduce import deepmerge2_page as page
 from robustastro.reproduce import two_domains
-from robustastro.reproduce.programme import Asked, Programme, carry_out
-from robustastro.reproduce.study import ATTACK, TRAINING
-from robustastro.reproduce.two_domains import Pair, Setting, Size, Variant
+from robustastro.reproduce.programme import Asked, carry_out
+from robustastro.reproduce.two_domains import Setting, Size, Variant
 
 BEDS, METHODS = ("distant", "nearby"), ("none", "mmd", "coral", "dann")
 ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -49,6 +46,7 @@ FIRST = (
     "nearby-none+transfer", "nearby-dann+transfer",
 )  # fmt: skip
 GALAXIES = MappingProxyType(dict.fromkeys(BEDS, 1500))
+SETS = MappingProxyType({bed: (f"{bed}/source", f"{bed}/target") for bed in BEDS})
 FULL = Size(
     galaxies=dict(GALAXIES), epochs=40, batch=32, seeds=5, attacked=100,
     cells={arch: tuple(VARIANTS) for arch in ("deepmerge", "resnet18")},
@@ -71,15 +69,12 @@ def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str,
     ------
     InputError : as `programme.carry_out`.
     """
-    size = size or (QUICK if asked.quick else FULL)
-    setting = Setting(asked.out, size, asked.data, commands.device_of(asked.device), dict(VARIANTS), mocks, files)
-    programme = Programme(
-        name="deepmerge2", methods=VARIANTS, standard=size.cells, usual=FIRST, seeds=size.seeds,
-        cells=partial(two_domains.cells, VARIANTS, FIRST),
-        recipe=setting.recipe, identity=lambda: setting.identity(progress),
-        guess=lambda arch: two_domains.seconds_of_cell(setting, arch, BEDS[0], progress),
-        work={TRAINING: partial(two_domains.train_cell, setting), ATTACK: partial(two_domains.robust_cell, setting)},
-        page=lambda finished, about, left: page.write(setting, finished, about, left, progress),
+    variants, missing = two_domains.with_files(asked.data, VARIANTS, SETS)
+    size = two_domains.limited(size or (QUICK if asked.quick else FULL), variants)
+    setting = Setting(asked.out, size, asked.data, commands.device_of(asked.device), variants, mocks, dict(SETS))
+    programme = two_domains.programme(
+        "deepmerge2", setting, FIRST, progress,
+        lambda finished, about, left: page.write(setting, finished, {**about, "missing_beds": missing}, left, progress),
     )  # fmt: skip
     return carry_out(programme, asked, progress)
 
@@ -87,8 +82,3 @@ def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str,
 def mocks(bed: str, galaxies: int) -> tuple[MockRecipe, MockRecipe]:
     """Recipes of source and target."""
     return recipes(bed, "merger", galaxies)
-
-
-def files(data: str, bed: str) -> Pair:
-    """Source and target of the authors' files."""
-    return read(f"{data}::{bed}/source"), read(f"{data}::{bed}/target")

@@ -143,7 +143,7 @@ def accuracies(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             "collapsed": [c.seed for c, bad in zip(arm.cells, arm.collapsed, strict=True) if bad],
             "control": about.control, "target_labels": about.target_labels, "tuned": about.tuned,
             "y10": over_seeds(y10).to_dict(), "y1": over_seeds(y1).to_dict(), "loss": loss(y10, y1).to_dict(),
-            "apart_by_seed": [_apart(t) for t in arm.trainings],
+            "apart_by_seed": [apart(t) for t in arm.trainings],
             "y10_by_seed": y10.mean(axis=1), "y1_by_seed": y1.mean(axis=1), "gain_y10": None, "gain_y1": None,
         }  # fmt: skip
         if none is not None and none is not arm:
@@ -152,14 +152,14 @@ def accuracies(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         rows.append(row)
     for arch in dict.fromkeys(row["arch"] for row in rows):
         those = [row["gain_y1"] for row in rows if row["arch"] == arch and row["gain_y1"] is not None]
-        for gain, p in zip(those, holm(np.array([_nan(g["p"]) for g in those])), strict=True):
+        for gain, p in zip(those, holm(np.array([nan(g["p"]) for g in those])), strict=True):
             gain["p_corrected"] = p
     return jsonable(rows)
 
 
-def _apart(training: Mapping[str, Any]) -> float:
+def apart(training: Mapping[str, Any]) -> float:
     """Proxy A-distance of the domains in a training's latent space, NaN where it was not measured."""
-    return _nan(((training.get("domain_gap") or {}).get("proxy_a_distance") or {}).get("value"))
+    return nan(((training.get("domain_gap") or {}).get("proxy_a_distance") or {}).get("value"))
 
 
 def loss(y10: np.ndarray, y1: np.ndarray) -> Estimate:
@@ -326,5 +326,5 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def _nan(value: float | None) -> float:
+def nan(value: float | None) -> float:
     return math.nan if value is None else value

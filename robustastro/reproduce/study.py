@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,14 @@ class Cell:
         return f"{self.arch}-{self.method}-{self.seed}"
 
 
+Kind = Callable[[Cell], str]  # cells of one kind take about as long
+
+
+def by_arch(cell: Cell) -> str:
+    """All cells of an architecture are of one kind."""
+    return cell.arch
+
+
 @dataclass(frozen=True)
 class Folder:
     """Where a study lives."""
@@ -53,8 +63,12 @@ class Folder:
         return self.path / "runs" / cell.name / name
 
     def done(self, cell: Cell, part: str) -> dict[str, Any] | None:
-        """What `PART.json` says, or None where that part of the cell is not finished."""
-        return _read(self.path / "runs" / cell.name / f"{part}.json")
+        """What `PART.json` says, or None where that part of the cell is not finished, or was of another model."""
+        found = _read(self.path / "runs" / cell.name / f"{part}.json")
+        if part == TRAINING or found is None:
+            return found
+        training = self.done(cell, TRAINING)
+        return found if training is None or training.get("model") == found.get("model") else None
 
     def training(self, cell: Cell) -> dict[str, Any] | None:
         """The training record beside the bundle, or None."""
@@ -112,11 +126,14 @@ class Folder:
 
 
 def finished(place: Path, model: str) -> bool:
-    """Whether a record is there, whole, and of the model with that SHA-256."""
+    """Whether a record is there, whole, and of the model with that SHA-256; one of another model is removed."""
     if not (place / "run.json").exists():
         return False
     run = Record.open(place).run
-    return run["timing"] is not None and run["model"]["sha256"] == model
+    if run["model"]["sha256"] != model:  # of a model that is no longer there
+        shutil.rmtree(place)
+        return False
+    return run["timing"] is not None
 
 
 def refuse_other_recipes(folder: Folder, cells: Sequence[Cell], recipe: Callable[[Cell], Mapping[str, Any]]) -> None:
@@ -128,25 +145,30 @@ def refuse_other_recipes(folder: Folder, cells: Sequence[Cell], recipe: Callable
     """
     for cell in cells:
         there = folder.training(cell)
-        if there is not None and (changed := _changed(there["recipe"], jsonable(recipe(cell)))):
+        if there is not None and (changed := _changed(_named(there["recipe"]), _named(jsonable(recipe(cell))))):
             raise InputError(
                 f"{folder.bundle(cell)} was trained with another {', '.join(changed)}", "the recipe of this version",
                 "name another --out, or delete this model and its folder",
             )  # fmt: skip
 
 
+def _named(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with the model that it starts from by its name alone: the folder may have moved."""
+    return {**recipe, "init": Path(recipe["init"]).name}
+
+
 def _changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return [name for name in {**first, **second} if first.get(name) != second.get(name)]
 
 
-def seconds_by_arch(folder: Folder, cells: Sequence[Cell], part: str) -> dict[str, float]:
-    """Measured seconds of a part of a cell, the mean over the finished ones of each architecture."""
+def seconds_by_kind(folder: Folder, cells: Sequence[Cell], part: str, kind: Kind = by_arch) -> dict[str, float]:
+    """Measured seconds of a part of a cell, the mean over the finished ones of each kind."""
     found: dict[str, list[float]] = {}
     for cell in cells:
         done = folder.done(cell, part)
         if done is not None:
-            found.setdefault(cell.arch, []).append(float(done["seconds"]))
-    return {arch: float(np.mean(seconds)) for arch, seconds in found.items()}
+            found.setdefault(kind(cell), []).append(float(done["seconds"]))
+    return {name: float(np.mean(seconds)) for name, seconds in found.items()}
 
 
 def run_cells(
@@ -159,6 +181,7 @@ def run_cells(
     hours: float | None,
     workers: int,
     progress: Progress,
+    kind: Kind = by_arch,
 ) -> dict[Cell, str]:
     """Do a part of the cells that are not done, in their order, and return those that were not run with the reason.
 
@@ -169,7 +192,7 @@ def run_cells(
     ----------
     work : does that part of one cell and returns what goes into its `PART.json`; importable, as it runs in other
         processes where there is more than one worker.
-    estimates : expected seconds of a cell by architecture, until one is measured.
+    estimates : expected seconds of a cell by its kind, until one is measured.
     hours : cells that would end later are not begun; None: no limit.
     workers : processes side by side; each has its share of the cores.
     """
@@ -179,7 +202,8 @@ def run_cells(
     left_out: dict[Cell, str] = {}
 
     def expected(cell: Cell) -> float:
-        return float(np.mean(measured[cell.arch])) if cell.arch in measured else estimates[cell.arch]
+        name = kind(cell)
+        return float(np.mean(measured[name])) if name in measured else estimates[name]
 
     total = sum(expected(cell) for cell in waiting) / max(1, min(workers, len(waiting)))
     said = "" if hours is None else f"; what does not fit into {hours:g} h is left out"
@@ -201,7 +225,7 @@ def run_cells(
             say(f"{cell.name} failed: {facts['failed']}")
             continue
         folder.finish(cell, part, facts)
-        measured.setdefault(cell.arch, []).append(facts["seconds"])
+        measured.setdefault(kind(cell), []).append(facts["seconds"])
         spent = time.monotonic() - started
         took = minutes_text(facts["seconds"])
         say(f"{part} {number} of {len(waiting)}: {cell.name} took {took}; {minutes_text(spent)} so far")
@@ -220,7 +244,13 @@ def _each(cells: Iterator[Cell], work: Work, workers: int, progress: Progress) -
     # one task at a time and worker, so that whether the next one fits is asked when it would begin
     settings: dict[str, Any] = {"n_jobs": workers, "backend": "loky", "batch_size": 1, "pre_dispatch": workers}
     run: Any = joblib.Parallel(**settings, return_as="generator_unordered")
-    yield from run(joblib.delayed(_alone)(work, cell, threads) for cell in cells)
+    try:
+        yield from run(joblib.delayed(_alone)(work, cell, threads) for cell in cells)
+    except BrokenProcessPool as problem:
+        raise InputError(
+            "a worker process was killed, by its memory perhaps", "workers that live to the end",
+            "run the same command again, with fewer --workers: what is finished is kept",
+        ) from problem  # fmt: skip
 
 
 def _alone(work: Work, cell: Cell, threads: int) -> tuple[Cell, dict[str, Any]]:
@@ -259,6 +289,7 @@ def not_run(
     finished: Collection[Cell],
     estimates: Mapping[str, float],
     command: Callable[[str, str, int], str],
+    kind: Kind = by_arch,
 ) -> list[dict[str, Any]]:
     """The cells without that part: methods that lack the same seeds for the same reason, a command and an estimate.
 
@@ -273,14 +304,18 @@ def not_run(
     groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}
     for (arch, reason, method), missing in seeds.items():
         groups.setdefault((arch, reason, tuple(sorted(missing))), []).append(method)
-    return [
-        {
-            "part": part, "arch": arch, "methods": methods, "seeds": missing, "reason": reason,
-            "seconds": round(estimates[arch] * len(missing) * len(methods), 1) if arch in estimates else None,
-            "command": command(arch, ",".join(methods), 1 + max(missing)),
-        }
-        for (arch, reason, missing), methods in groups.items()
-    ]  # fmt: skip
+    rows = []
+    for (arch, reason, missing), methods in groups.items():
+        kinds = [kind(Cell(arch, method, missing[0])) for method in methods]
+        known = all(name in estimates for name in kinds)
+        rows.append(
+            {
+                "part": part, "arch": arch, "methods": methods, "seeds": missing, "reason": reason,
+                "seconds": round(len(missing) * sum(estimates[name] for name in kinds), 1) if known else None,
+                "command": command(arch, ",".join(methods), 1 + max(missing)),
+            }
+        )  # fmt: skip
+    return rows
 
 
 def minutes_text(seconds: float) -> str:

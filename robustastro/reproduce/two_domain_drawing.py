@@ -84,15 +84,15 @@ def looks(setting: Setting, arms: Sequence[Arm], progress: Progress) -> Made:
         progress(f"Grad-CAM {arch} {bed}", 0, 1)
         source, target = (select(g, "test") for g in setting.domains(bed, progress))
         folder, subjects = Folder(setting.out), {}
-        for arm in those:
-            cell = next(c for c in arm.cells if c.seed == seed)
-            model = load_model(folder.bundle(cell))
-            subjects[_name(setting, arm)] = Subject(model.network, model.contract, model.latent, setting.device)
         file = f"gradcam-{arch}-{bed}"
         place = setting.out / "runs" / f"{file}.npz"
         try:
+            for arm in those:
+                cell = next(c for c in arm.cells if c.seed == seed)
+                model = load_model(folder.bundle(cell))
+                subjects[_name(setting, arm)] = Subject(model.network, model.contract, model.latent, setting.device)
             write_gradcam(place, subjects, [source, known(target, source.classes)])
-        except InputError as problem:  # a transferred model has the stretch of its own source: the same here
+        except InputError as problem:  # a model that is no longer there
             say(f"no Grad-CAM of {arch}, {bed}: {problem}")
             continue
         maps = gradcam.Maps.read(place)

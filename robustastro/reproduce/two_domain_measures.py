@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from robustastro.adapt import method as find_method
 from robustastro.metrics.classification import auc_over_seeds, classification_of
-from robustastro.metrics.intervals import Estimate
+from robustastro.metrics.intervals import Estimate, fraction
 from robustastro.metrics.open_set import auroc, called_unknown, entropy, h_score
 from robustastro.metrics.paired import pair, stacked
 from robustastro.metrics.probabilities import probabilities
-from robustastro.metrics.significance import difference, holm, over_seeds
+from robustastro.metrics.significance import Difference, difference, holm, over_seeds
 from robustastro.record import Record, Unit, jsonable
 from robustastro.reproduce import measures
-from robustastro.reproduce.measures import ATTACK, Arm, loss, rate
+from robustastro.reproduce.measures import ATTACK, Arm, apart, loss, nan, rate
 from robustastro.reproduce.study import Cell, Folder
 from robustastro.reproduce.two_domains import DOMAINS, ROBUST, Variant
 
@@ -54,41 +55,77 @@ def accuracies(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dic
     for arm in arms:
         none, variant = baseline(arms, variants, arm), variants[arm.method]
         about = find_method(arm.trainings[0]["recipe"]["method"])
-        right = {name: correct(arm, name) for name in DOMAINS}
+        balance = {name: uneven(arm.records[0][name]) for name in DOMAINS}
         row: dict[str, Any] = {
             "arch": arm.arch, "bed": variant.bed, "method": variant.name, "label": arm.method,
             "seeds": [cell.seed for cell in arm.cells],
             "collapsed": [c.seed for c, bad in zip(arm.cells, arm.collapsed, strict=True) if bad],
             "control": about.control and not arm.trainings[0]["recipe"]["entropy"],
             "tuned": about.tuned, "target_labels": about.target_labels,
-            "balanced": {name: uneven(arm.records[0][name]) for name in DOMAINS},
-            "apart_by_seed": [_apart(training) for training in arm.trainings],
+            "balanced": balance,
+            "apart_by_seed": [apart(training) for training in arm.trainings],
             "active_by_seed": [_active(training) for training in arm.trainings],
             "started_from": variant.start,
         }  # fmt: skip
         for name in DOMAINS:
-            row[name] = _clipped(over_seeds(right[name])).to_dict()
-            row[f"{name}_by_seed"] = right[name].mean(axis=1)
+            right, labels = correct(arm, name)
+            row[name] = accuracy_of(right, labels, balance[name]).to_dict()
+            row[f"{name}_by_seed"] = [accuracy_of(one[None], labels, balance[name]).value for one in right]
             row[f"gain_{name}"] = None
             if none is not None and none is not arm:
-                row[f"gain_{name}"] = difference(right[name], correct(none, name)).to_dict()
+                row[f"gain_{name}"] = gain_of(right, correct(none, name)[0], labels, balance[name]).to_dict()
         rows.append(row)
     for key in dict.fromkeys((row["arch"], row["bed"]) for row in rows):
         gains = [r["gain_target"] for r in rows if (r["arch"], r["bed"]) == key and r["gain_target"] is not None]
-        for gain, p in zip(gains, holm(np.array([_nan(g["p"]) for g in gains])), strict=True):
+        for gain, p in zip(gains, holm(np.array([nan(g["p"]) for g in gains])), strict=True):
             gain["p_corrected"] = p
     return jsonable(rows)
 
 
-def correct(arm: Arm, name: str) -> np.ndarray:
-    """Right on the known galaxies of a record, (k, n): bool; weighted where classes are very uneven, to count alike."""
-    record = arm.records[0][name]
-    labels = in_order(record)["label"].to_numpy()
-    right, labels = arm.correct(name)[:, labels >= 0], labels[labels >= 0]
-    if not uneven(record):
-        return right
-    counts = np.bincount(labels)
-    return right * (len(labels) / (np.count_nonzero(counts) * counts[labels]))
+def correct(arm: Arm, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Right on the known galaxies of a record, (k, n) bool, and their labels (n,)."""
+    labels = in_order(arm.records[0][name])["label"].to_numpy()
+    return arm.correct(name)[:, labels >= 0], labels[labels >= 0]
+
+
+def accuracy_of(right: np.ndarray, labels: np.ndarray, over_classes: bool) -> Estimate:
+    """Accuracy over trainings and galaxies of right (k, n) bool; or the mean of the accuracies of the classes.
+
+    The latter is never narrower than what the classes' own galaxies leave open (`balanced` of `fraction`s).
+    """
+    if not over_classes:
+        return over_seeds(right)
+    found, each = over_seeds(stratified(right, labels)), right.mean(axis=0)
+    alone = [fraction(each[labels == k]) for k in np.unique(labels)]
+    below, above = (math.hypot(*(getattr(e, end) - e.value for e in alone)) / len(alone) for end in ("low", "high"))
+    low, high = min(found.low, found.value - below), max(found.high, found.value + above)
+    return Estimate(found.value, max(0.0, low), min(1.0, high), found.n)
+
+
+def gain_of(first: np.ndarray, second: np.ndarray, labels: np.ndarray, over_classes: bool) -> Difference:
+    """First minus second, (k, n) bool each, as `accuracy_of`; never narrower than the difference of plain shares."""
+    plain = difference(first, second)
+    if not over_classes:
+        return plain
+    found = difference(stratified(first, labels), stratified(second, labels))
+    value, wide = found.estimate, plain.estimate
+    low = min(value.low, value.value - (wide.value - wide.low))
+    high = max(value.high, value.value + (wide.high - wide.value))
+    return replace(found, estimate=Estimate(value.value, low, high, value.n))
+
+
+def stratified(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Values (k, n) whose mean over galaxies is the mean of the classes' accuracies, of each training.
+
+    Their scatter over galaxies is that within the classes alone (Cochran 1977, Sampling Techniques, section 5.3).
+    """
+    classes = np.unique(labels)
+    values = np.empty(right.shape)
+    means = [right[:, labels == k].mean() for k in classes]
+    for k, own in zip(classes, means, strict=True):
+        inside = labels == k
+        values[:, inside] = np.mean(means) + (right[:, inside] - own) * (len(labels) / (len(classes) * inside.sum()))
+    return values
 
 
 def uneven(record: Record) -> bool:
@@ -142,7 +179,9 @@ def open_set(arms: Sequence[Arm], variants: Mapping[str, Variant]) -> list[dict[
             continue
         known, others, labels = found[:, inside], found[:, ~inside], labels[inside]
         called = [np.array([called_unknown(each) for each in p]) for p in (known, others)]
-        right = over_seeds((known.argmax(axis=2) == labels) & ~called[0])
+        right = accuracy_of(
+            (known.argmax(axis=2) == labels) & ~called[0], labels, uneven(arm.records[0]["target"])
+        )  # fmt: skip
         rejected = over_seeds(called[1])
         unsure = np.array([entropy(each) for each in found])
         rows.append(
@@ -190,20 +229,7 @@ def _drop(records: Sequence[Record], unit: Unit) -> dict[str, Any]:
     return {**vars(unit), "drop": loss(before, after).to_dict()}
 
 
-def _apart(training: Mapping[str, Any]) -> float:
-    """Proxy A-distance of the domains in a training's latent space, NaN where it was not measured."""
-    return _nan(((training.get("domain_gap") or {}).get("proxy_a_distance") or {}).get("value"))
-
-
 def _active(training: Mapping[str, Any]) -> dict[str, float]:
     """Shares of samples on which the losses of a training were active, in its best epoch."""
     best = next((e for e in training["history"] if e["epoch"] == training["best_epoch"]), {})
     return {name: best[name] for name in ACTIVE if name in best}
-
-
-def _clipped(estimate: Estimate) -> Estimate:
-    return Estimate(estimate.value, max(0.0, estimate.low), min(1.0, estimate.high), estimate.n)
-
-
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else value

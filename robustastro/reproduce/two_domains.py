@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ import numpy as np
 from perturbations.errors import InputError
 from robustastro import commands
 from robustastro.adapt.recipe import Recipe
+from robustastro.data.domains import UNKNOWN
 from robustastro.data.galaxies import Galaxies
 from robustastro.data.mocks import Recipe as MockRecipe
 from robustastro.data.mocks import parameters_hash, simulate
+from robustastro.data.readers import read, sets_of
 from robustastro.data.splits import select
 from robustastro.evaluate.engine import balanced
 from robustastro.evaluate.plan import Step, step
 from robustastro.models.bundles import Model, load_model
 from robustastro.record import jsonable
 from robustastro.reproduce.estimates import seconds_of_parts
+from robustastro.reproduce.programme import Page, Programme
 from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder, finished
 
 Tell = Callable[[str, int, int], None]
@@ -89,7 +93,7 @@ class Setting:
     data : folder of the authors' files; None: mocks.
     variants : by label.
     mocks : of (test bed, number of galaxies) the recipes of source and target; importable.
-    files : of (folder, test bed) the galaxies of source and target; importable.
+    sets : for each test bed of which there are files, the names of source and target in the folder.
     """
 
     out: Path
@@ -98,7 +102,7 @@ class Setting:
     device: str
     variants: Mapping[str, Variant]
     mocks: Callable[[str, int], tuple[MockRecipe, MockRecipe]]
-    files: Callable[[str, str], Pair]
+    sets: Mapping[str, tuple[str, str]]
 
     def domains(self, bed: str, progress: Tell) -> Pair:
         """Source and target of a test bed; read once in a process."""
@@ -106,7 +110,7 @@ class Setting:
         if key not in _KEPT:
             while len(_KEPT) > 1:  # the cells come bed by bed
                 del _KEPT[next(iter(_KEPT))]
-            _KEPT[key] = self._mocks(bed, progress) if self.data is None else self.files(self.data, bed)
+            _KEPT[key] = self._mocks(bed, progress) if self.data is None else self._files(bed)
         return _KEPT[key]
 
     def _mocks(self, bed: str, progress: Tell) -> Pair:
@@ -115,6 +119,10 @@ class Setting:
             for name, recipe in zip(DOMAINS, self.mocks(bed, self.size.galaxies[bed]), strict=True)
         )
         return source, target
+
+    def _files(self, bed: str) -> Pair:
+        source, target = (read(f"{self.data}::{name}") for name in self.sets[bed])
+        return known(source, [name for name in source.classes if name != UNKNOWN]), target
 
     def identity(self, progress: Tell) -> dict[str, Any]:
         """What all numbers of the study depend on: mocks are what their recipes say, files what is in them."""
@@ -163,10 +171,45 @@ def cells(
 
 
 def known(galaxies: Galaxies, classes: Sequence[str]) -> Galaxies:
-    """Those of the classes, labels counted in the order of these."""
+    """Those of the classes, labels counted in the order of these.
+
+    Raises
+    ------
+    InputError : galaxies without labels.
+    """
     counted = galaxies.with_classes(classes, keep_unknown=True)
-    assert counted.labels is not None
+    if counted.labels is None:
+        raise InputError(f"{galaxies.domain} has no labels", "labelled galaxies", "give the labels of the authors")
     return counted.take(np.flatnonzero(counted.labels >= 0))
+
+
+def with_files(
+    data: str | None, variants: Mapping[str, Variant], sets: Mapping[str, tuple[str, str]]
+) -> tuple[dict[str, Variant], tuple[str, ...]]:
+    """The variants whose test beds can be had, and the test beds that cannot: of mocks all, of files those in a folder.
+
+    Raises
+    ------
+    InputError : a folder without the files of any test bed.
+    """
+    if data is None:
+        return dict(variants), ()
+    found = sets_of(Path(data))
+    there = set() if found is None else set(found[1])
+    beds = {bed for bed, names in sets.items() if set(names) <= there}
+    if not beds:
+        known_sets = "; ".join(f"{bed}: {', '.join(names)}" for bed, names in sets.items())
+        raise InputError(
+            f"{data} has the files of no test bed", f"source and target of one or more ({known_sets})",
+            "download the authors' files, or leave --data out for mocks",
+        )  # fmt: skip
+    missing = dict.fromkeys(v.bed for v in variants.values() if v.bed not in beds)
+    return {label: v for label, v in variants.items() if v.bed in beds}, tuple(missing)
+
+
+def limited(size: Size, variants: Mapping[str, Variant]) -> Size:
+    """The size with those cells alone whose variants there are."""
+    return replace(size, cells={arch: tuple(n for n in names if n in variants) for arch, names in size.cells.items()})
 
 
 # ---------------------------------------------------------------------- the parts of a cell
@@ -217,12 +260,35 @@ def _record(
     )  # fmt: skip
 
 
-def seconds_of_cell(setting: Setting, arch: str, bed: str, progress: Tell) -> dict[str, float]:
-    """About how long the parts of a cell take."""
-    source, _ = setting.domains(bed, progress)
-    size = setting.size
-    training, attack = seconds_of_parts(
-        arch, source, setting.device, train=len(select(source, "train")), epochs=size.epochs, batch=size.batch,
-        attacks=[(size.attacked, size.search)],
+def seconds_of_cell(setting: Setting, cell: Cell, progress: Tell) -> dict[str, float]:
+    """About how long the parts of a cell take: measured on the first bed of the study, and scaled by the galaxies."""
+    size, bed = setting.size, setting.variants[cell.method].bed
+    like = next(iter(setting.variants.values())).bed
+    if cell.arch not in _GUESSED:
+        source, _ = setting.domains(like, progress)
+        _GUESSED[cell.arch] = seconds_of_parts(
+            cell.arch, source, setting.device, train=len(select(source, "train")), epochs=size.epochs,
+            batch=size.batch, attacks=[(size.attacked, size.search)],
+        )  # fmt: skip
+    training, attack = _GUESSED[cell.arch]
+    return {TRAINING: training * size.galaxies[bed] / size.galaxies[like], ATTACK: attack}
+
+
+_GUESSED: dict[str, tuple[float, float]] = {}  # by architecture
+
+
+def programme(name: str, setting: Setting, first: Sequence[str], progress: Tell, page: Page) -> Programme:
+    """A study of these variants, the cells of `first` before the others."""
+    variants, size = setting.variants, setting.size
+
+    def start(cell: Cell) -> Cell | None:
+        label = variants[cell.method].start
+        return replace(cell, method=label) if label else None
+
+    return Programme(
+        name=name, methods=variants, standard=size.cells, usual=tuple(n for n in first if n in variants),
+        seeds=size.seeds, cells=partial(cells, variants, first), recipe=setting.recipe,
+        identity=lambda: setting.identity(progress), guess=lambda cell: seconds_of_cell(setting, cell, progress),
+        work={TRAINING: partial(train_cell, setting), ATTACK: partial(robust_cell, setting)}, page=page, start=start,
+        kind=lambda cell: f"{cell.arch}, {variants[cell.method].bed}",
     )  # fmt: skip
-    return {TRAINING: training, ATTACK: attack}
