@@ -344,6 +344,16 @@ def test_what_matters_most_comes_first_and_balanced():
     assert len(cells) == len(set(cells)) == 5 * len(study.VARIANTS)
 
 
+def test_a_new_architecture_leaves_the_studies_that_were_begun():
+    """The size tells a study from others: what may be asked for is no part of it."""
+    size = study._slower(study.FULL)
+    assert set(size.attacked) == set(size.search) == {"convnet", "resnet18", "tiny"}
+    y10, y1 = depths()
+    assert len(study.records_of("deepmerge", study.FULL, y10, y1)["paper"][0]) == len(
+        study.records_of("convnet", study.FULL, y10, y1)["paper"][0]
+    )
+
+
 def test_the_full_study_attacks_150_galaxies_as_published():
     y10, y1 = depths()
     big = study._slower(study.FULL)
