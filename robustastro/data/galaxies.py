@@ -160,7 +160,7 @@ class Galaxies:
         position = np.array([*(list(classes).index(c) if c in classes else -1 for c in self.classes), -1])
         catalogue = self.catalogue
         if strange:
-            before = self.catalogue.get("class", "")
+            before: Any = self.catalogue.get("class", "")
             named = np.where(self.labels >= 0, np.array(self.classes, dtype=object)[self.labels], before)
             catalogue = catalogue.assign(**{"class": named}) if len(catalogue) else pd.DataFrame({"class": named})
         return replace(self, labels=position[self.labels], classes=tuple(classes), catalogue=catalogue)
