@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from robustastro import commands
 from robustastro.data.domains import recipes
 from robustastro.data.mocks import Recipe as MockRecipe
 from robustastro.progress import Progress
 from robustastro.reproduce import deepastrouda_page as page
 from robustastro.reproduce import two_domains
-from robustastro.reproduce.programme import Asked, carry_out
-from robustastro.reproduce.two_domains import Setting, Size, Variant
+from robustastro.reproduce.programme import Asked
+from robustastro.reproduce.two_domains import Size, Variant
 
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -64,16 +63,12 @@ def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str,
 
     Raises
     ------
-    InputError : as `programme.carry_out`.
+    InputError : as `two_domains.run`.
     """
-    variants, missing = two_domains.with_files(asked.data, VARIANTS, SETS)
-    size = two_domains.limited(size or (QUICK if asked.quick else FULL), variants)
-    setting = Setting(asked.out, size, asked.data, commands.device_of(asked.device), variants, mocks, dict(SETS))
-    programme = two_domains.programme(
-        "deepastrouda", setting, FIRST, progress,
-        lambda finished, about, left: page.write(setting, finished, {**about, "missing_beds": missing}, left, progress),
+    return two_domains.run(
+        "deepastrouda", asked, progress, size or (QUICK if asked.quick else FULL), variants=VARIANTS, first=FIRST,
+        mocks=mocks, sets=SETS, page=page.write,
     )  # fmt: skip
-    return carry_out(programme, asked, progress)
 
 
 def mocks(bed: str, galaxies: int) -> tuple[MockRecipe, MockRecipe]:

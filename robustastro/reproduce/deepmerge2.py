@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from robustastro import commands
 from robustastro.data.domains import recipes
 from robustastro.data.mocks import Recipe as MockRecipe
 from robustastro.progress import Progress
 from robustastro.reproduce import deepmerge2_page as page
 from robustastro.reproduce import two_domains
-from robustastro.reproduce.programme import Asked, carry_out
-from robustastro.reproduce.two_domains import Setting, Size, Variant
+from robustastro.reproduce.programme import Asked
+from robustastro.reproduce.two_domains import Size, Variant
 
 BEDS, METHODS = ("distant", "nearby"), ("none", "mmd", "coral", "dann")
 ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -45,10 +44,9 @@ FIRST = (
     "distant-none", "distant-mmd", "distant-dann", "nearby-none", "nearby-mmd", "nearby-dann", "nearby-mmd+transfer",
     "nearby-none+transfer", "nearby-dann+transfer",
 )  # fmt: skip
-GALAXIES = MappingProxyType(dict.fromkeys(BEDS, 1500))
 SETS = MappingProxyType({bed: (f"{bed}/source", f"{bed}/target") for bed in BEDS})
 FULL = Size(
-    galaxies=dict(GALAXIES), epochs=40, batch=32, seeds=5, attacked=100,
+    galaxies=dict.fromkeys(BEDS, 1500), epochs=40, batch=32, seeds=5, attacked=100,
     cells={arch: tuple(VARIANTS) for arch in ("deepmerge", "resnet18")},
 )  # fmt: skip
 QUICK = Size(
@@ -67,16 +65,12 @@ def run(asked: Asked, progress: Progress, size: Size | None = None) -> dict[str,
 
     Raises
     ------
-    InputError : as `programme.carry_out`.
+    InputError : as `two_domains.run`.
     """
-    variants, missing = two_domains.with_files(asked.data, VARIANTS, SETS)
-    size = two_domains.limited(size or (QUICK if asked.quick else FULL), variants)
-    setting = Setting(asked.out, size, asked.data, commands.device_of(asked.device), variants, mocks, dict(SETS))
-    programme = two_domains.programme(
-        "deepmerge2", setting, FIRST, progress,
-        lambda finished, about, left: page.write(setting, finished, {**about, "missing_beds": missing}, left, progress),
+    return two_domains.run(
+        "deepmerge2", asked, progress, size or (QUICK if asked.quick else FULL), variants=VARIANTS, first=FIRST,
+        mocks=mocks, sets=SETS, page=page.write,
     )  # fmt: skip
-    return carry_out(programme, asked, progress)
 
 
 def mocks(bed: str, galaxies: int) -> tuple[MockRecipe, MockRecipe]:

@@ -28,9 +28,10 @@ from robustastro.data.splits import select
 from robustastro.evaluate.engine import balanced
 from robustastro.evaluate.plan import Step, step
 from robustastro.models.bundles import Model, load_model
+from robustastro.progress import Progress
 from robustastro.record import jsonable
 from robustastro.reproduce.estimates import seconds_of_parts
-from robustastro.reproduce.programme import Page, Programme
+from robustastro.reproduce.programme import Asked, Programme, carry_out
 from robustastro.reproduce.study import ATTACK, TRAINING, Cell, Folder, finished
 
 Tell = Callable[[str, int, int], None]
@@ -277,18 +278,44 @@ def seconds_of_cell(setting: Setting, cell: Cell, progress: Tell) -> dict[str, f
 _GUESSED: dict[str, tuple[float, float]] = {}  # by architecture
 
 
-def programme(name: str, setting: Setting, first: Sequence[str], progress: Tell, page: Page) -> Programme:
-    """A study of these variants, the cells of `first` before the others."""
-    variants, size = setting.variants, setting.size
+def run(
+    name: str,
+    asked: Asked,
+    progress: Progress,
+    size: Size,
+    *,
+    variants: Mapping[str, Variant],
+    first: Sequence[str],
+    mocks: Callable[[str, int], tuple[MockRecipe, MockRecipe]],
+    sets: Mapping[str, tuple[str, str]],
+    page: Callable[..., dict[str, Any]],
+) -> dict[str, Any]:
+    """Train, perturb, measure, and write the page; return what goes into results.json.
+
+    Parameters
+    ----------
+    variants, mocks, sets : as in `Setting`; of files those variants are run whose test bed is in the folder.
+    first : labels of the cells that come before the others.
+    page : of (setting, finished cells, what is known of the study, what was not run, progress).
+
+    Raises
+    ------
+    InputError : as `programme.carry_out`, or a folder without the files of any test bed.
+    """
+    variants, missing = with_files(asked.data, variants, sets)
+    size = limited(size, variants)
+    setting = Setting(asked.out, size, asked.data, commands.device_of(asked.device), variants, mocks, dict(sets))
 
     def start(cell: Cell) -> Cell | None:
         label = variants[cell.method].start
         return replace(cell, method=label) if label else None
 
-    return Programme(
+    programme = Programme(
         name=name, methods=variants, standard=size.cells, usual=tuple(n for n in first if n in variants),
         seeds=size.seeds, cells=partial(cells, variants, first), recipe=setting.recipe,
         identity=lambda: setting.identity(progress), guess=lambda cell: seconds_of_cell(setting, cell, progress),
-        work={TRAINING: partial(train_cell, setting), ATTACK: partial(robust_cell, setting)}, page=page, start=start,
-        kind=lambda cell: f"{cell.arch}, {variants[cell.method].bed}",
+        work={TRAINING: partial(train_cell, setting), ATTACK: partial(robust_cell, setting)},
+        page=lambda finished, about, left: page(setting, finished, {**about, "missing_beds": missing}, left, progress),
+        start=start, kind=lambda cell: f"{cell.arch}, {variants[cell.method].bed}",
     )  # fmt: skip
+    return carry_out(programme, asked, progress)
