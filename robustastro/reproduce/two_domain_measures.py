@@ -111,7 +111,7 @@ def gain_of(first: np.ndarray, second: np.ndarray, labels: np.ndarray, over_clas
     value, wide = found.estimate, plain.estimate
     low = min(value.low, value.value - (wide.value - wide.low))
     high = max(value.high, value.value + (wide.high - wide.value))
-    return replace(found, estimate=Estimate(value.value, low, high, value.n))
+    return replace(found, estimate=Estimate(value.value, max(-1.0, low), min(1.0, high), value.n))
 
 
 def stratified(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
