@@ -102,7 +102,7 @@ def test_runs_are_sorted_by_domain_method_and_training(mergers, pair):
 def test_roc_curves_have_the_areas_that_stand_beside_them(mergers):
     fig = roc.figure(mergers)
     assert [ax.get_title(loc="left") for ax in fig.axes] == [
-        "pristine, n = 150, 75 merger", "noisy z=2, n = 150, 75 merger",
+        "pristine\nn = 150, 75 merger", "noisy z=2\nn = 150, 75 merger",
     ]  # fmt: skip
     for panel, ax in enumerate(fig.axes):
         legend = [text.get_text() for text in ax.get_legend().get_texts()]
@@ -128,7 +128,7 @@ def test_roc_curves_have_the_areas_that_stand_beside_them(mergers):
 
 def test_the_class_that_is_looked_for_can_be_named(mergers):
     first = roc.figure(mergers[:3], positive="other").axes[0]
-    assert first.get_title(loc="left") == "pristine, n = 150, 75 other"
+    assert first.get_title(loc="left") == "pristine\nn = 150, 75 other"
     assert "other against merger" in roc.caption(mergers[:3], positive="other")
     with pytest.raises(InputError, match="Did you mean 'merger'"):
         roc.figure(mergers[:3], positive="mergers")
@@ -140,10 +140,10 @@ def test_of_more_classes_the_mean_of_all_is_drawn(pair):
     p = softmax(np.stack(pair[0].galaxies["logits"]))
     area = sklearn.metrics.roc_auc_score(pair[0].galaxies["label"], p, multi_class="ovr")
     assert np.trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(area, abs=0.002)
-    assert ax.get_title(loc="left") == "SDSS, n = 150"
+    assert ax.get_title(loc="left") == "SDSS\nn = 150"
     assert "each of 3 classes" in roc.caption(pair[:1])
     # lenses have no label: left out
-    assert roc.figure(pair[1:]).axes[0].get_title(loc="left") == "DECaLS, n = 150"
+    assert roc.figure(pair[1:]).axes[0].get_title(loc="left") == "DECaLS\nn = 150"
 
 
 def test_runs_that_cannot_be_drawn_together_are_refused(mergers, pair, tmp_path):

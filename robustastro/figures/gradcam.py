@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ from robustastro.figures.images import DISPLAYED, band_note, display
 from robustastro.figures.style import PAGE, blank, style
 
 CMAP, FRAME = "cividis", "#DE8F05"  # made for colour-blind readers; orange of the colour-blind palette
+LINE = 20  # letters of a domain's name in a line beside its image
 TALL = 8.8  # inches: what fits on a page above its caption
 SMOOTH, LEVEL = 2.0, 0.25  # pixels, and the share of the peak above the median at which a galaxy is outlined
 
@@ -96,7 +98,7 @@ def figure(found: Maps, classes: Sequence[str] | None = None) -> Figure:
                 display(found.images[n], found.bands, low, high), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
             )
             true = found.classes[found.labels[n]] if found.labels[n] >= 0 else "class unknown"
-            line[0].set_ylabel(f"{true}\n{found.domains[n]}", fontsize=7)
+            line[0].set_ylabel(f"{true}\n{textwrap.fill(found.domains[n], LINE)}", fontsize=7)
             for at, ax in enumerate(line[1:]):
                 model, k = divmod(at, len(shown))
                 _map(ax, found, model, n, shown[k])

@@ -57,7 +57,7 @@ def draw(panels: Sequence[tuple[str, Sequence[Arm]]], classes: Sequence[str], po
             _panel(ax, arms, classes, positive)
             n = int((arms[0].labels >= 0).sum())
             of = f", {int((arms[0].labels == positive).sum())} {classes[positive]}" if len(classes) == 2 else ""
-            ax.set_title(f"{title}, n = {n}{of}", loc="left")
+            ax.set_title(f"{title}\nn = {n}{of}", loc="left", fontsize=7)
             ax.set_ylabel("true positive rate" if ax is axes[0] or columns == 1 else "")
         for ax in axes[len(panels) :]:
             ax.remove()

@@ -70,11 +70,6 @@ def search_text(options: Mapping[str, Any]) -> str:
     return f"{found['pop']} candidates in {found['generations']} generations"
 
 
-def value(row: Row | None, key: str) -> str:
-    """An estimate of a row in hundredths; "not run" where there is no row."""
-    return "not run" if row is None else points(row[key])
-
-
 def about(setting: Setting, arms: Sequence[Arm], known: Mapping[str, Any]) -> dict[str, Any]:
     """What the page says of the study as a whole."""
     recipe = arms[0].trainings[0]["recipe"]
